@@ -1,0 +1,23 @@
+"""The package of the plugin: `pip install -e .` works wherever fairseq is installed already."""
+
+from setuptools import find_packages, setup
+
+COMMANDS = ("train", "translate", "average", "report", "prepare-numbers", "prepare-multi30k")
+
+setup(
+    name="scomoe",
+    version="0.1.0",
+    description="Sparse mixture-of-experts machine translation as a plugin for fairseq",
+    author="the SCoMoE for fairseq authors",
+    license="MIT",
+    packages=find_packages(include=["user_dir", "user_dir.*"]),
+    python_requires=">=3.11,<3.13",
+    # fairseq is missing on purpose: pip would fetch the torchaudio that its metadata asks for,
+    # and another torch with it, although translation needs neither (docs/installation.md).
+    install_requires=["num2words", "numpy", "sacrebleu>=2.4", "sentencepiece", "torch>=2.6"],
+    entry_points={
+        "console_scripts": [
+            f"scomoe-{name}=user_dir.cli.{name.replace('-', '_')}:main" for name in COMMANDS
+        ]
+    },
+)

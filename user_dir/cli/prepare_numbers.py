@@ -1,0 +1,75 @@
+"""Prepare the numbers corpus: numbers in words, English to and from many languages."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from user_dir.cli.corpus_common import (
+    add_output_options,
+    exit_status,
+    step,
+    write_prepared_folder,
+)
+from user_dir.text.folder import check_replaceable
+from user_dir.text.numbers import DEFAULT_LANGUAGES, NumbersPlan, numbers_corpus
+
+COMMAND = "prepare_numbers"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The options; docs/corpora.md describes what is written."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    add_output_options(parser, vocab_size=1000)
+    parser.add_argument(
+        "--languages",
+        default=",".join(DEFAULT_LANGUAGES),
+        help="num2words codes, each paired with English (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--train-pairs-per-language",
+        type=int,
+        default=2000,
+        help="training numbers of each language (default: %(default)s)",
+    )
+    for split, lines in ("valid", 320), ("test", 600):
+        parser.add_argument(
+            f"--{split}-lines",
+            type=int,
+            default=lines,
+            help=f"{split} lines of all languages and both directions (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--max-digits",
+        type=int,
+        default=6,
+        help="digits of the longest numbers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="draws the numbers (default: %(default)s)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status, 2 for a user's mistake."""
+    args = get_parser().parse_args(argv)
+    return exit_status(COMMAND, lambda: _prepare(args))
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    check_replaceable(args.out, overwrite=args.overwrite)
+    plan = NumbersPlan(
+        languages=args.languages.split(","),
+        train_pairs_per_language=args.train_pairs_per_language,
+        valid_lines=args.valid_lines,
+        test_lines=args.test_lines,
+        max_digits=args.max_digits,
+        seed=args.seed,
+    )
+    step(f"writing numbers in words, English and {len(plan.languages)} languages")
+    corpus = numbers_corpus(plan)
+    write_prepared_folder(corpus, args.out, vocab_size=args.vocab_size, overwrite=args.overwrite)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

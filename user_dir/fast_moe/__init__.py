@@ -1,0 +1,1 @@
+"""The mixture-of-experts layers: routing, exchange, experts, and the fairseq model around them."""

@@ -1,0 +1,149 @@
+"""The MoE options of a model, read once from fairseq's namespace and validated at once. Level 0."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from user_dir.fast_moe.routing import evaluation_capacity, expert_capacity
+
+POLICIES = ("sampling", "random", "all")
+EXPERT_GRAD_RULES = ("world_size", "sqrt_world_size")
+
+
+@dataclass(frozen=True)
+class CapacityRule:
+    """Slots that an expert offers to one rank's tokens, in training and at evaluation."""
+
+    top_k: int
+    factor: float
+    evaluation_fraction: float
+
+    def slots(self, num_tokens: int, num_experts: int, *, training: bool) -> int | None:
+        """C for that many tokens and experts in reach; None: dropless."""
+        if not training and self.evaluation_fraction >= 0:
+            if self.evaluation_fraction == 0:
+                return None
+            return evaluation_capacity(num_tokens, fraction=self.evaluation_fraction)
+        if self.factor == 0:
+            return None
+        top_k = min(self.top_k, num_experts)
+        return expert_capacity(num_tokens, num_experts, top_k=top_k, factor=self.factor)
+
+
+@dataclass(frozen=True)
+class MoeConfig:
+    """Every MoE option of a model. Raises `ValueError` that names the flag for a wrong value."""
+
+    num_experts: int
+    encoder_freq: int
+    decoder_freq: int
+    top1: bool
+    gating_use_fp32: bool
+    second_expert_policy: str
+    normalize_before_dropping: bool
+    prioritized_routing: bool
+    capacity_factor: float
+    eval_capacity_token_fraction: float
+    normalize_expert_grad: str
+    expert_ffn_dim: int | None
+    seed: int
+
+    @staticmethod
+    def from_args(args: Namespace) -> "MoeConfig":
+        """Read the options; the only place that knows their names in the namespace."""
+        read = _reader(args)
+        freq = read("moe_freq", 0)
+        return MoeConfig(
+            num_experts=read("moe_expert_count", 0),
+            encoder_freq=read("encoder_moe_freq", freq),
+            decoder_freq=read("decoder_moe_freq", freq),
+            top1=read("moe_top1_expert", False),
+            gating_use_fp32=read("moe_gating_use_fp32", False),
+            second_expert_policy=read("moe_second_expert_policy", "sampling"),
+            normalize_before_dropping=read("moe_normalize_gate_prob_before_dropping", False),
+            prioritized_routing=read("moe_batch_prioritized_routing", False),
+            capacity_factor=read("capacity_factor", 1.0),
+            eval_capacity_token_fraction=read("moe_eval_capacity_token_fraction", 0.0),
+            normalize_expert_grad=read("moe_normalize_expert_grad", "world_size"),
+            expert_ffn_dim=read("moe_expert_ffn_dim", None),
+            seed=read("seed", 1),
+        )
+
+    def __post_init__(self) -> None:
+        for flag, freq in (
+            ("--encoder-moe-freq", self.encoder_freq),
+            ("--decoder-moe-freq", self.decoder_freq),
+        ):
+            _require(freq >= 0, flag, freq, "0 (no MoE layer) or a positive number")
+        if not self.has_moe:
+            return
+        _require(
+            self.num_experts >= 1,
+            "--moe-expert-count",
+            self.num_experts,
+            "at least 1 where --moe-freq asks for MoE layers; 8, say",
+        )
+        _require(
+            self.capacity_factor >= 0,
+            "--capacity-factor",
+            self.capacity_factor,
+            "0 (dropless) or a positive number; 1.0 is usual",
+        )
+        fraction = self.eval_capacity_token_fraction
+        _require(
+            fraction == -1 or 0 <= fraction <= 1,
+            "--moe-eval-capacity-token-fraction",
+            fraction,
+            "0 (dropless), a share of the tokens up to 1, or -1 (as in training)",
+        )
+        _require(
+            self.second_expert_policy in POLICIES,
+            "--moe-second-expert-policy",
+            self.second_expert_policy,
+            f"one of {', '.join(POLICIES)}",
+        )
+        _require(
+            self.normalize_expert_grad in EXPERT_GRAD_RULES,
+            "--moe-normalize-expert-grad",
+            self.normalize_expert_grad,
+            f"one of {', '.join(EXPERT_GRAD_RULES)}",
+        )
+        _require(
+            self.expert_ffn_dim is None or self.expert_ffn_dim >= 1,
+            "--moe-expert-ffn-dim",
+            self.expert_ffn_dim,
+            "at least 1",
+        )
+
+    @property
+    def has_moe(self) -> bool:
+        return self.encoder_freq > 0 or self.decoder_freq > 0
+
+    @property
+    def capacity(self) -> CapacityRule:
+        return CapacityRule(
+            top_k=1 if self.top1 else 2,
+            factor=self.capacity_factor,
+            evaluation_fraction=self.eval_capacity_token_fraction,
+        )
+
+    def is_moe_layer(self, index: int, freq: int) -> bool:
+        """Whether layer ``index`` of a stack is a mixture: every ``freq``-th, as in fairseq."""
+        return freq > 0 and (index + 1) % freq == 0
+
+
+def _reader(args: Namespace) -> Callable[[str, Any], Any]:
+    values = vars(args)
+
+    def read(name: str, default: Any) -> Any:
+        # A namespace from another program, or an older checkpoint, may lack a name.
+        value = values.get(name)
+        return default if value is None else value
+
+    return read
+
+
+def _require(holds: bool, flag: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{flag} must be {wanted}, but is {value}")

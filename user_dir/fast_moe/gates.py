@@ -1,0 +1,161 @@
+"""Gates: which experts a token is routed to, and with which weight. Level 2.
+
+GShard (Lepikhin et al., 2021, algorithm 1) takes the two best experts, Switch (Fedus et al.,
+2022) the best one. Shape suffixes: V hosted ranks, T tokens, E experts in reach, D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from user_dir.fast_moe.routing import Routing, build_routing
+
+SECOND_EXPERT_POLICIES = ("sampling", "random", "all")
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A gate's decision, and what its loss and its statistics are made of."""
+
+    routing: Routing
+    balance_loss_V: Tensor  # E · Σ_e mean(g_e) · mean(1[e1 = e]); 0 on a rank without tokens
+    entropy_V: Tensor  # of the gate's distribution, summed over a rank's tokens, in nats
+
+
+class _LinearGate(nn.Module):
+    """Scores of all experts: z = x · W, without bias."""
+
+    def __init__(self, *, dim: int, num_experts: int, use_fp32: bool):
+        super().__init__()
+        self.projection = nn.Linear(dim, num_experts, bias=False)
+        self.use_fp32 = use_fp32
+
+    def logits(self, x_VTD: Tensor) -> Tensor:
+        """Scores (V, T, E), in float32, the product included, where the gate was told so."""
+        if not self.use_fp32:
+            return self.projection(x_VTD)
+        with torch.autocast(device_type=x_VTD.device.type, enabled=False):
+            return x_VTD.float() @ self.projection.weight.float().T
+
+
+class SwitchGate(_LinearGate):
+    """Top-1 routing; the weight is the probability itself, 1 where only one expert is in reach."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_experts: int,
+        use_fp32: bool = False,
+        prioritize: bool = False,
+    ):
+        super().__init__(dim=dim, num_experts=num_experts, use_fp32=use_fp32)
+        self.prioritize = prioritize
+
+    def route(
+        self, z_VTE: Tensor, is_pad_VT: Tensor, *, capacity: int | None, noise=None
+    ) -> Gated:
+        """Route each real token to its best expert; see `GShardGate.route`."""
+        probs_VTE = z_VTE.softmax(dim=-1)
+        first_VT = probs_VTE.argmax(dim=-1)
+        prob_VT1 = probs_VTE.gather(-1, first_VT.unsqueeze(-1))
+        routing = build_routing(
+            first_VT.masked_fill(is_pad_VT, -1).unsqueeze(-1),
+            prob_VT1,
+            num_experts=z_VTE.shape[-1],
+            capacity=capacity,
+            normalize="none",
+            priority_VT=_priority(prob_VT1, self.prioritize),
+        )
+        return _gated(routing, probs_VTE, first_VT, is_pad_VT)
+
+
+class GShardGate(_LinearGate):
+    """Top-2 routing.
+
+    Args:
+        second_policy: "sampling" adds Gumbel noise to the scores of the second choice, "random"
+            keeps it with probability min(1, 2·g2), "all" keeps it; both noises in training only.
+        normalize_before_dropping: whether the two weights are divided by their sum before or
+            after choices are dropped. Before, a choice that the policy gave up counts in the sum.
+        prioritize: give slots by descending first probability instead of batch order.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_experts: int,
+        use_fp32: bool = False,
+        second_policy: str = "sampling",
+        normalize_before_dropping: bool = False,
+        prioritize: bool = False,
+    ):
+        super().__init__(dim=dim, num_experts=num_experts, use_fp32=use_fp32)
+        assert second_policy in SECOND_EXPERT_POLICIES
+        self.second_policy = second_policy
+        self.normalize = "before" if normalize_before_dropping else "after"
+        self.prioritize = prioritize
+
+    def route(
+        self, z_VTE: Tensor, is_pad_VT: Tensor, *, capacity: int | None, noise=None
+    ) -> Gated:
+        """Choose two experts for each real token, or one where only one is in reach.
+
+        Args:
+            z_VTE: scores of the experts in reach.
+            is_pad_VT: tokens that are routed nowhere and counted nowhere.
+            capacity: slots of an expert for each rank; None: nothing is dropped.
+            noise: `RoutingNoise` of this layer in training; None: no noise.
+        """
+        num_experts = z_VTE.shape[-1]
+        probs_VTE = z_VTE.softmax(dim=-1)
+        first_VT = probs_VTE.argmax(dim=-1)
+        ids = [first_VT]
+        if num_experts > 1:
+            ids.append(self._second_choice(z_VTE, first_VT, noise))
+        ids_VTK = torch.stack(ids, dim=-1)
+        probs_VTK = probs_VTE.gather(-1, ids_VTK)
+        ids_VTK = ids_VTK.masked_fill(is_pad_VT.unsqueeze(-1), -1)
+        if num_experts > 1 and self.second_policy == "random" and noise is not None:
+            given_up_VT = 2 * probs_VTK[..., 1] <= noise.uniform(is_pad_VT.shape)
+            ids_VTK = torch.stack(
+                [ids_VTK[..., 0], ids_VTK[..., 1].masked_fill(given_up_VT, -1)], dim=-1
+            )
+        routing = build_routing(
+            ids_VTK,
+            probs_VTK,
+            num_experts=num_experts,
+            capacity=capacity,
+            normalize=self.normalize,
+            priority_VT=_priority(probs_VTK, self.prioritize),
+        )
+        return _gated(routing, probs_VTE, first_VT, is_pad_VT)
+
+    def _second_choice(self, z_VTE: Tensor, first_VT: Tensor, noise) -> Tensor:
+        scores_VTE = z_VTE.detach()
+        if self.second_policy == "sampling" and noise is not None:
+            scores_VTE = scores_VTE + noise.gumbel(z_VTE.shape).to(scores_VTE.dtype)
+        return scores_VTE.scatter(-1, first_VT.unsqueeze(-1), float("-inf")).argmax(dim=-1)
+
+
+def _priority(probs_VTK: Tensor, prioritize: bool) -> Tensor | None:
+    if not prioritize:
+        return None
+    order_VT = probs_VTK[..., 0].argsort(dim=-1, descending=True, stable=True)
+    return order_VT.argsort(dim=-1)
+
+
+def _gated(routing: Routing, probs_VTE: Tensor, first_VT: Tensor, is_pad_VT: Tensor) -> Gated:
+    probs_VTE = probs_VTE.float()
+    is_real_VT1 = (~is_pad_VT).unsqueeze(-1).float()
+    num_tokens_V1 = is_real_VT1.sum(dim=1).clamp(min=1)
+    num_experts = probs_VTE.shape[-1]
+    mean_prob_VE = (probs_VTE * is_real_VT1).sum(dim=1) / num_tokens_V1
+    is_first_VTE = torch.nn.functional.one_hot(first_VT, num_experts) * is_real_VT1
+    mean_first_VE = is_first_VTE.sum(dim=1) / num_tokens_V1
+    balance_V = num_experts * (mean_prob_VE * mean_first_VE).sum(dim=-1)
+    entropy_VT = -(probs_VTE * probs_VTE.clamp(min=1e-30).log()).sum(dim=-1).detach()
+    entropy_V = (entropy_VT * is_real_VT1.squeeze(-1)).sum(dim=-1)
+    return Gated(routing=routing, balance_loss_V=balance_V, entropy_V=entropy_V)

@@ -1,0 +1,76 @@
+"""Gathers whose gradients are gathers too: deterministic, without atomics. Level 0.
+
+Shape suffixes: N rows read, M rows written, K places that one row may go to, D width.
+"""
+
+import torch
+from torch import Tensor
+
+
+def gather_rows(x_ND: Tensor, index_M: Tensor, inverse_NK: Tensor) -> Tensor:
+    """x[index], 0 where the index is -1.
+
+    Args:
+        inverse_NK: the places in ``index_M`` that hold each row of x, -1 where there are fewer
+            than K; with it the gradient is a sum of K gathers.
+    """
+    return _GatherRows.apply(x_ND, index_M, inverse_NK)
+
+
+def weighted_sum(
+    rows_MD: Tensor,
+    weights_NK: Tensor,
+    row_NK: Tensor,
+    token_M: Tensor,
+    choice_M: Tensor,
+) -> Tensor:
+    """y[n] = Σ_k weights[n, k] · rows[row[n, k]], without the terms where the row is -1.
+
+    Args:
+        token_M, choice_M: the inverse of ``row_NK``: which (n, k) each row serves; -1: none.
+    """
+    return _WeightedSum.apply(rows_MD, weights_NK, row_NK, token_M, choice_M)
+
+
+def _take(x_ND: Tensor, index_M: Tensor) -> Tensor:
+    if x_ND.shape[0] == 0:
+        return x_ND.new_zeros(index_M.shape[0], *x_ND.shape[1:])
+    # An expanded gather: several times faster than index_select on a CPU.
+    index_MD = index_M.clamp(min=0).unsqueeze(-1).expand(-1, x_ND.shape[1])
+    return x_ND.gather(0, index_MD).masked_fill_((index_M < 0).unsqueeze(-1), 0)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_ND: Tensor, index_M: Tensor, inverse_NK: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_NK)
+        return _take(x_ND, index_M)
+
+    @staticmethod
+    def backward(ctx, grad_MD: Tensor):
+        (inverse_NK,) = ctx.saved_tensors
+        grads = [_take(grad_MD, inverse_N) for inverse_N in inverse_NK.unbind(-1)]
+        return sum(grads[1:], start=grads[0]), None, None
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows_MD, weights_NK, row_NK, token_M, choice_M) -> Tensor:
+        ctx.save_for_backward(rows_MD, weights_NK, row_NK, token_M, choice_M)
+        terms = [
+            _take(rows_MD, row_N) * weights_N.unsqueeze(-1)
+            for row_N, weights_N in zip(row_NK.unbind(-1), weights_NK.unbind(-1), strict=True)
+        ]
+        return sum(terms[1:], start=terms[0])
+
+    @staticmethod
+    def backward(ctx, grad_ND: Tensor):
+        rows_MD, weights_NK, row_NK, token_M, choice_M = ctx.saved_tensors
+        num_choices = weights_NK.shape[1]
+        index_M = torch.where(token_M >= 0, token_M * num_choices + choice_M, -1)
+        weight_M1 = _take(weights_NK.reshape(-1, 1), index_M)
+        grad_rows_MD = _take(grad_ND, token_M) * weight_M1
+        grad_weights_NK = torch.stack(
+            [(_take(rows_MD, row_N) * grad_ND).sum(-1) for row_N in row_NK.unbind(-1)], dim=-1
+        )
+        return grad_rows_MD, grad_weights_NK, None, None, None

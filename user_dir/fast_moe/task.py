@@ -1,0 +1,108 @@
+"""fairseq's two translation tasks, with a batch for every logical rank. Level 5."""
+
+import logging
+from dataclasses import dataclass, field
+
+from fairseq.tasks import register_task
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+
+from user_dir.fast_moe.batches import RankedDataset, RankedEpochBatchIterator, without_ranks
+from user_dir.fast_moe.checkpoint import trained_model
+
+logger = logging.getLogger(__name__)
+
+_UNGROUPED_HELP = (
+    "shuffle batches one by one; by default ranks get batches of like length at every step"
+)
+
+
+class _RankedBatches:
+    """Shards training and validation batches by logical rank. Comes before fairseq's task."""
+
+    _no_grouped_shuffling: bool
+    _trains = False
+
+    def build_criterion(self, cfg, **kwargs):
+        # Only training and validation have a criterion; generation shards by process.
+        self._trains = True
+        self._ranked: dict = {}
+        return super().build_criterion(cfg, **kwargs)
+
+    def get_batch_iterator(
+        self,
+        dataset,
+        *args,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        skip_remainder_batch: bool = False,
+        grouped_shuffling: bool = False,
+        **kwargs,
+    ):
+        """fairseq's epoch iterator; in training and validation over the logical ranks."""
+        trained = trained_model() if self._trains else None
+        if trained is None:
+            return super().get_batch_iterator(
+                dataset,
+                *args,
+                num_shards=num_shards,
+                shard_id=shard_id,
+                skip_remainder_batch=skip_remainder_batch,
+                grouped_shuffling=grouped_shuffling,
+                **kwargs,
+            )
+        topology = trained.topology
+        stock = super().get_batch_iterator(
+            dataset, *args, num_shards=topology.num_ranks, **kwargs
+        )
+        known, ranked = self._ranked.get(dataset, (None, None))
+        if known is not stock:
+            ranked = RankedEpochBatchIterator(
+                stock,
+                RankedDataset(
+                    dataset,
+                    pad_idx=self.source_dictionary.pad(),
+                    eos_idx=self.source_dictionary.eos(),
+                    num_hosted=topology.num_hosted,
+                ),
+                ranks=topology.hosted_ranks,
+                num_ranks=topology.num_ranks,
+                grouped_shuffling=not self._no_grouped_shuffling,
+                skip_remainder_batch=skip_remainder_batch,
+            )
+            self._ranked[dataset] = (stock, ranked)
+        return ranked
+
+    def inference_step(self, generator, models, sample, **kwargs):
+        """Translate the real sentences of a batch, each on the rank of its own tokens."""
+        return super().inference_step(generator, models, without_ranks(sample), **kwargs)
+
+
+@dataclass
+class ScomoeTranslationConfig(TranslationConfig):
+    """fairseq's options of `translation`."""
+
+    no_grouped_shuffling: bool = field(default=False, metadata={"help": _UNGROUPED_HELP})
+
+
+@register_task("scomoe_translation", dataclass=ScomoeTranslationConfig)
+class ScomoeTranslationTask(_RankedBatches, TranslationTask):
+    """fairseq's `translation` with batches sharded by logical rank."""
+
+    @property
+    def _no_grouped_shuffling(self) -> bool:
+        return self.cfg.no_grouped_shuffling
+
+
+@register_task("scomoe_multilingual_translation")
+class ScomoeMultilingualTranslationTask(_RankedBatches, TranslationMultiSimpleEpochTask):
+    """fairseq's `translation_multi_simple_epoch` with batches sharded by logical rank."""
+
+    @staticmethod
+    def add_args(parser):
+        TranslationMultiSimpleEpochTask.add_args(parser)
+        parser.add_argument("--no-grouped-shuffling", action="store_true", help=_UNGROUPED_HELP)
+
+    @property
+    def _no_grouped_shuffling(self) -> bool:
+        return self.args.no_grouped_shuffling

@@ -1,0 +1,76 @@
+"""The real tokens of a batch, rank by rank: what a stack's MoE layers work on. Level 1.
+
+Shape suffixes: B sentences, S positions of a sentence, V hosted ranks, T tokens of a rank
+(padded to the largest rank anywhere), N = S·B positions of the (S, B, D) activations.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from user_dir.fast_moe.gathers import gather_rows
+from user_dir.fast_moe.noise import NoiseKey
+from user_dir.fast_moe.topology import agree_on_maximum
+
+
+@dataclass(frozen=True)
+class RankedTokens:
+    """Where each rank's real tokens stand in a batch; made once for each pass of a stack."""
+
+    position_VT: Tensor  # s·B + b of each token; -1: none
+    place_N: Tensor  # v·T + t of each position; -1: padding
+    is_pad_VT: Tensor
+    noise: NoiseKey | None  # None: no routing noise (evaluation)
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the largest number of real tokens on any rank of any process."""
+        return self.position_VT.shape[1]
+
+    def collect(self, x_SBD: Tensor) -> Tensor:
+        """The tokens of each rank in batch order, (V, T, D); 0 where a rank has fewer."""
+        rows = gather_rows(
+            x_SBD.flatten(0, 1), self.position_VT.flatten(), self.place_N.unsqueeze(-1)
+        )
+        return rows.view(*self.position_VT.shape, -1)
+
+    def scatter(self, x_VTD: Tensor, like_SBD: Tensor) -> Tensor:
+        """The inverse of collect; 0 at padding."""
+        rows = gather_rows(
+            x_VTD.flatten(0, 1), self.place_N, self.position_VT.flatten().unsqueeze(-1)
+        )
+        return rows.view_as(like_SBD)
+
+
+def rank_tokens(
+    is_pad_BS: Tensor, rank_B: Tensor, *, num_hosted: int, noise: NoiseKey | None = None
+) -> RankedTokens:
+    """Compact the real tokens of every hosted rank, sentence by sentence. A collective.
+
+    Args:
+        rank_B: for each sentence the hosted rank (0 … V-1) that it belongs to; -1: to none, its
+            tokens are treated as padding.
+    """
+    num_sentences, length = is_pad_BS.shape
+    # Host sync: how many tokens there are decides the size of every later tensor. Once a pass.
+    is_real_BS = ~is_pad_BS & (rank_B >= 0).unsqueeze(-1)
+    sentence_n, offset_n = is_real_BS.nonzero(as_tuple=True)
+    rank_n = rank_B[sentence_n]
+    order = rank_n.argsort(stable=True)
+    rank_n, sentence_n, offset_n = rank_n[order], sentence_n[order], offset_n[order]
+    counts_V = torch.bincount(rank_n, minlength=num_hosted)
+    (num_tokens,) = agree_on_maximum([int(counts_V.max())], device=is_pad_BS.device)
+
+    starts_V = counts_V.cumsum(0) - counts_V
+    place_n = torch.arange(rank_n.shape[0], device=rank_n.device) - starts_V[rank_n]
+    place_n = rank_n * num_tokens + place_n
+    position_n = offset_n * num_sentences + sentence_n
+    position = place_n.new_full((num_hosted * num_tokens,), -1)
+    position[place_n] = position_n
+    place_N = place_n.new_full((num_sentences * length,), -1)
+    place_N[position_n] = place_n
+    position_VT = position.view(num_hosted, num_tokens)
+    return RankedTokens(
+        position_VT=position_VT, place_N=place_N, is_pad_VT=position_VT < 0, noise=noise
+    )

@@ -1,0 +1,186 @@
+"""The accelerators that a model is laid out for, the processes that run them, and who talks to whom.
+
+A layout has R = nodes · ranks_per_node *logical* ranks. P processes host them, V = R / P
+consecutive ranks each. Rank r holds experts r·n … r·n+n-1, n = E / R; where there are fewer
+experts than ranks, rank r holds a replica of expert r mod E. Level 1.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.distributed as dist
+
+from user_dir.fast_moe.exchange_plan import ExchangePlan
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Logical accelerators: part of the model, saved with it, independent of what runs it."""
+
+    num_nodes: int
+    ranks_per_node: int
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("--moe-nodes", self.num_nodes),
+            ("--moe-ranks-per-node", self.ranks_per_node),
+        ):
+            if value < 1:
+                raise ValueError(f"{flag} must be at least 1, but is {value}")
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_nodes * self.ranks_per_node
+
+    def __str__(self) -> str:
+        return f"{self.num_nodes} nodes x {self.ranks_per_node} ranks"
+
+
+class Topology:
+    """A layout, the number of experts, and this process's place in it.
+
+    Args:
+        layout: the logical ranks.
+        num_experts: E; a multiple of the number of ranks, or a divisor of it (replicas).
+        process_index, num_processes: this process among those that host the layout; by default
+            those of `torch.distributed`, or one process.
+
+    Raises:
+        ValueError: the experts or the processes do not fit the layout.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        num_experts: int,
+        process_index: int | None = None,
+        num_processes: int | None = None,
+    ):
+        self.layout = layout
+        self.num_experts = num_experts
+        running_index, running_count = running_processes()
+        self.process_index = running_index if process_index is None else process_index
+        self.num_processes = running_count if num_processes is None else num_processes
+        _check_experts(num_experts, layout.num_ranks)
+        _check_processes(self.num_processes, layout)
+        self._plans: dict[int, ExchangePlan] = {}
+
+    @property
+    def num_ranks(self) -> int:
+        return self.layout.num_ranks
+
+    @cached_property
+    def hosted_ranks(self) -> range:
+        """The logical ranks of this process."""
+        num_hosted = self.num_ranks // self.num_processes
+        return range(self.process_index * num_hosted, (self.process_index + 1) * num_hosted)
+
+    @property
+    def num_hosted(self) -> int:
+        return len(self.hosted_ranks)
+
+    @property
+    def experts_per_rank(self) -> int:
+        return max(1, self.num_experts // self.num_ranks)
+
+    @property
+    def block_size(self) -> int:
+        """Consecutive ranks that together hold every expert once."""
+        return min(self.num_experts, self.num_ranks)
+
+    def held_experts(self, process_index: int) -> list[int]:
+        """Global ids of the distinct experts whose weights a process holds, ascending."""
+        num_hosted = self.num_ranks // self.num_processes
+        ranks = range(process_index * num_hosted, (process_index + 1) * num_hosted)
+        return sorted({expert for rank in ranks for expert in self.experts_of_rank(rank)})
+
+    def experts_of_rank(self, rank: int) -> list[int]:
+        first = rank * self.experts_per_rank
+        return [(first + i) % self.num_experts for i in range(self.experts_per_rank)]
+
+    @property
+    def num_processes_per_expert(self) -> int:
+        """Processes that hold a copy of one expert; the same for every expert."""
+        return self.num_processes * len(self.held_experts(0)) // self.num_experts
+
+    def plan(self, block_size: int) -> ExchangePlan:
+        """How tokens travel among each ``block_size`` consecutive ranks (process groups included).
+
+        The first call for a size makes process groups, so every process must make it.
+        """
+        if block_size not in self._plans:
+            self._plans[block_size] = ExchangePlan.build(
+                num_ranks=self.num_ranks,
+                block_size=block_size,
+                process_index=self.process_index,
+                num_processes=self.num_processes,
+            )
+        return self._plans[block_size]
+
+
+def running_processes() -> tuple[int, int]:
+    """(index, count) of the processes of `torch.distributed`; (0, 1) without it."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def running_layout() -> Layout:
+    """One logical rank for each process that runs, nodes as the launcher's environment tells them.
+
+    Reads LOCAL_WORLD_SIZE, which torchrun and `scomoe-train` set; without it, one node.
+    """
+    _, num_processes = running_processes()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    if num_processes == 1:
+        local = 1
+    if num_processes % local:
+        raise ValueError(
+            f"{num_processes} processes do not divide into nodes of {local} "
+            "(LOCAL_WORLD_SIZE); give --moe-nodes and --moe-ranks-per-node"
+        )
+    return Layout(num_nodes=num_processes // local, ranks_per_node=local)
+
+
+def agree_on_maximum(values: list[int], *, device: torch.device) -> list[int]:
+    """The largest of each value over all processes; one all-reduce, then a host synchronisation."""
+    _, num_processes = running_processes()
+    if num_processes == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.int64, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor.tolist()
+
+
+def _check_experts(num_experts: int, num_ranks: int) -> None:
+    if num_experts < 1:
+        raise ValueError(f"--moe-expert-count must be at least 1, but is {num_experts}")
+    if num_experts % num_ranks and num_ranks % num_experts:
+        near = _nearest(
+            num_experts, lambda count: not (count % num_ranks and num_ranks % count)
+        )
+        raise ValueError(
+            f"--moe-expert-count ({num_experts}) must be a multiple or a divisor of the number "
+            f"of logical ranks ({num_ranks}); {near} would do"
+        )
+
+
+def _check_processes(num_processes: int, layout: Layout) -> None:
+    if layout.num_ranks % num_processes:
+        near = _nearest(num_processes, lambda count: layout.num_ranks % count == 0)
+        raise ValueError(
+            f"{num_processes} processes cannot host {layout.num_ranks} logical ranks "
+            f"({layout}) evenly; run {near} processes, or another --moe-nodes / "
+            "--moe-ranks-per-node"
+        )
+
+
+def _nearest(value: int, fits: Callable[[int], bool]) -> int:
+    distance = next(
+        d for d in range(value + 1_000_000) if fits(value + d) or (value > d and fits(value - d))
+    )
+    return value - distance if value > distance and fits(value - distance) else value + distance

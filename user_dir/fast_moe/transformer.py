@@ -1,0 +1,469 @@
+"""The encoder-decoder Transformer `scomoe`, on fairseq's own `transformer`. Level 5."""
+
+import logging
+from argparse import Namespace
+from copy import copy
+
+import torch
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer import (
+    TransformerConfig,
+    TransformerDecoderBase,
+    TransformerEncoderBase,
+    TransformerModel,
+    base_architecture,
+)
+from fairseq.modules.transformer_layer import (
+    TransformerDecoderLayerBase,
+    TransformerEncoderLayerBase,
+)
+from torch import Tensor
+
+from user_dir.fast_moe.checkpoint import (
+    check_saved_layout,
+    declare_dense,
+    declare_trained,
+    save_layout,
+)
+from user_dir.fast_moe.expert_sharding import scale_expert_gradients
+from user_dir.fast_moe.config import MoeConfig
+from user_dir.fast_moe.noise import NoiseKey
+from user_dir.fast_moe.options import add_moe_options, check_training_options, resolve_layout
+from user_dir.fast_moe.tokens import rank_tokens
+from user_dir.fast_moe.topology import Topology
+from user_dir.fast_moe.transformer_layers import (
+    LayerReport,
+    MoeDecoderLayer,
+    MoeEncoderLayer,
+    MoeParts,
+    run_layer,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@register_model("scomoe")
+class ScomoeModel(TransformerModel):
+    """A Transformer whose feed-forward layers are mixtures of experts.
+
+    Without a MoE layer it is fairseq's `transformer`, parameter for parameter.
+    """
+
+    @classmethod
+    def add_args(cls, parser):
+        """Add fairseq's transformer options and ours."""
+        super().add_args(parser)
+        add_moe_options(parser)
+
+    @classmethod
+    def build_model(cls, args, task):
+        """Build the model; writes the resolved layout into ``args``, which the checkpoint keeps."""
+        if not isinstance(args, Namespace):  # fairseq-hydra-train
+            args = Namespace(**args)
+        base_scomoe(args)
+        config = MoeConfig.from_args(args)
+        if not config.has_moe:
+            declare_dense()
+            return super().build_model(args, task)
+        check_training_options(args)
+        layout = resolve_layout(args)
+        topology = Topology(layout, num_experts=config.num_experts)
+        logger.info(
+            "layout: %s; %d processes host %d ranks each; %d experts, %d a rank",
+            layout,
+            topology.num_processes,
+            topology.num_hosted,
+            topology.num_experts,
+            topology.experts_per_rank,
+        )
+        # The configuration object that fairseq hands to every builder carries our parts along.
+        args_with_parts = copy(args)
+        args_with_parts.moe_parts = MoeParts(config=config, topology=topology)
+        model = super().build_model(args_with_parts, task)
+        scale_expert_gradients(model, topology, rule=config.normalize_expert_grad)
+        declare_trained(model, topology)
+        return model
+
+    @classmethod
+    def build_encoder(cls, args, src_dict, embed_tokens):
+        return ScomoeEncoder(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
+
+    @classmethod
+    def build_decoder(cls, args, tgt_dict, embed_tokens):
+        cfg = TransformerConfig.from_namespace(args)
+        return ScomoeDecoder(
+            cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention
+        )
+
+    def __init__(self, args, encoder, decoder):
+        super().__init__(args, encoder, decoder)
+        self.moe_parts: MoeParts | None = getattr(args, "moe_parts", None)
+        self._update, self._micro_batch = 0, 0
+        if self.moe_parts is not None:
+            save_layout(self, self.moe_parts.topology.layout)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Told by the task before every micro-batch; the routing noise depends on it."""
+        super().set_num_updates(num_updates)
+        if num_updates != self._update:
+            self._update, self._micro_batch = num_updates, 0
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        sentence_ranks: Tensor | None = None,
+        **kwargs,
+    ):
+        """fairseq's forward pass.
+
+        Args:
+            sentence_ranks: for each sentence the hosted rank (0 … V-1) that it belongs to, -1
+                for a sentence that holds no real tokens; by default the batch is divided evenly
+                and in order.
+
+        Returns:
+            fairseq's pair; ``extra["moe_reports"]`` holds a `LayerReport` for each MoE layer and
+            ``extra["sentence_ranks"]`` the ranks.
+        """
+        if self.moe_parts is None:
+            return super().forward(src_tokens, src_lengths, prev_output_tokens, **kwargs)
+        if sentence_ranks is None:
+            num_sentences = src_tokens.shape[0]
+            sentence_ranks = torch.arange(num_sentences, device=src_tokens.device)
+            sentence_ranks = sentence_ranks * self.moe_parts.topology.num_hosted // num_sentences
+        noise = self._draw_noise_key() if self.training else None
+        kwargs.pop("return_all_hiddens", None)
+        encoder_out = self.encoder(
+            src_tokens, src_lengths, sentence_ranks=sentence_ranks, noise=noise
+        )
+        return self.decoder(prev_output_tokens, encoder_out=encoder_out, noise=noise, **kwargs)
+
+    def _draw_noise_key(self) -> NoiseKey:
+        assert self.moe_parts is not None
+        key = NoiseKey(self.moe_parts.config.seed, self._update, self._micro_batch)
+        self._micro_batch += 1
+        return key
+
+    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
+        """Load a checkpoint of any number of processes; its layout must be this model's."""
+        if self.moe_parts is not None:
+            check_saved_layout(
+                state_dict, self.moe_parts.topology.layout, is_given=self.args.moe_layout_given
+            )
+        return super().load_state_dict(state_dict, strict, model_cfg, args)
+
+
+class _MoeStack:
+    """What encoder and decoder share: which layers are mixtures, and their tokens."""
+
+    cfg: TransformerConfig
+    moe_parts: MoeParts | None
+
+    def _number_layers(self, cfg: TransformerConfig, stack: str) -> None:
+        # fairseq builds the layers one by one without saying which.
+        self.moe_parts = getattr(cfg, "moe_parts", None)
+        self._stack = stack
+        self._next_index = 0
+
+    def _next_layer_is_moe(self) -> bool:
+        index = self._next_index
+        self._next_index += 1
+        if self.moe_parts is None:
+            return False
+        config = self.moe_parts.config
+        freq = config.encoder_freq if self._stack == "encoder" else config.decoder_freq
+        return config.is_moe_layer(index, freq)
+
+    @property
+    def _layer_name(self) -> str:
+        return f"{self._stack}.{self._next_index - 1}"
+
+    def _rank_tokens(self, is_pad_BS: Tensor, rank_B: Tensor, noise: NoiseKey | None):
+        assert self.moe_parts is not None
+        return rank_tokens(
+            is_pad_BS, rank_B, num_hosted=self.moe_parts.topology.num_hosted, noise=noise
+        )
+
+
+class ScomoeEncoder(_MoeStack, TransformerEncoderBase):
+    """fairseq's encoder with MoE layers among its layers."""
+
+    def __init__(self, cfg, dictionary, embed_tokens):
+        self._number_layers(cfg, "encoder")
+        super().__init__(cfg, dictionary, embed_tokens)
+
+    def build_encoder_layer(self, cfg):
+        is_moe = self._next_layer_is_moe()
+        if self.moe_parts is None:
+            return super().build_encoder_layer(cfg)
+        if is_moe:
+            return MoeEncoderLayer(cfg, self.moe_parts, name=self._layer_name)
+        return TransformerEncoderLayerBase(cfg)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None = None,
+        return_all_hiddens: bool = False,
+        token_embeddings: Tensor | None = None,
+        sentence_ranks: Tensor | None = None,
+        noise: NoiseKey | None = None,
+    ):
+        """fairseq's encoder, whose result also holds "moe_reports" and "sentence_ranks".
+
+        Without ``sentence_ranks``, as in generation, a sentence belongs to the rank given by the
+        sum of its token ids: its translation then depends on nothing but itself.
+        """
+        if self.moe_parts is None:
+            return super().forward(src_tokens, src_lengths, return_all_hiddens, token_embeddings)
+        if sentence_ranks is None:
+            sentence_ranks = self._ranks_by_content(src_tokens)
+        is_pad_BS = src_tokens.eq(self.padding_idx)
+        padding_mask = is_pad_BS if is_pad_BS.any() else None
+        tokens = self._rank_tokens(is_pad_BS, sentence_ranks, noise)
+        x, embedding = self.forward_embedding(src_tokens, token_embeddings)
+        x = x.masked_fill(is_pad_BS.unsqueeze(-1), 0).transpose(0, 1)
+        states = [x] if return_all_hiddens else []
+        reports: list[LayerReport] = []
+        for layer in self.layers:
+            if isinstance(layer, MoeEncoderLayer):
+                x, report = run_layer(
+                    self.cfg, layer, x, padding_mask, tokens, training=self.training
+                )
+                reports.append(report)
+            else:
+                x = run_layer(self.cfg, layer, x, padding_mask, training=self.training)
+            if return_all_hiddens:
+                states.append(x)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return {
+            "encoder_out": [x],
+            "encoder_padding_mask": [is_pad_BS],
+            "encoder_embedding": [embedding],
+            "encoder_states": states,
+            "fc_results": [],
+            "src_tokens": [],
+            "src_lengths": [(~is_pad_BS).sum(dim=1, dtype=torch.int32).unsqueeze(-1)],
+            "sentence_ranks": [sentence_ranks],
+            "moe_reports": reports,
+        }
+
+    def _ranks_by_content(self, src_tokens: Tensor) -> Tensor:
+        assert self.moe_parts is not None
+        topology = self.moe_parts.topology
+        if topology.num_processes > 1:
+            raise ValueError(
+                f"decoding with experts spread over {topology.num_processes} processes is not "
+                "possible; translate the checkpoint in single processes (scomoe-translate "
+                "--processes N shards the input)"
+            )
+        ids = src_tokens.masked_fill(src_tokens.eq(self.padding_idx), 0)
+        return ids.sum(dim=1) % topology.num_ranks
+
+    def reorder_encoder_out(self, encoder_out, new_order):
+        """fairseq's reordering, and the sentences' ranks with it."""
+        reordered = super().reorder_encoder_out(encoder_out, new_order)
+        if "sentence_ranks" in encoder_out:
+            ranks = encoder_out["sentence_ranks"][0]
+            reordered["sentence_ranks"] = [ranks.index_select(0, new_order)]
+            reordered["moe_reports"] = encoder_out["moe_reports"]
+        return reordered
+
+
+class ScomoeDecoder(_MoeStack, TransformerDecoderBase):
+    """fairseq's decoder with MoE layers among its layers."""
+
+    def __init__(self, cfg, dictionary, embed_tokens, no_encoder_attn=False):
+        self._number_layers(cfg, "decoder")
+        super().__init__(cfg, dictionary, embed_tokens, no_encoder_attn=no_encoder_attn)
+
+    def build_decoder_layer(self, cfg, no_encoder_attn=False):
+        is_moe = self._next_layer_is_moe()
+        if self.moe_parts is None:
+            return super().build_decoder_layer(cfg, no_encoder_attn)
+        if is_moe:
+            return MoeDecoderLayer(
+                cfg, self.moe_parts, name=self._layer_name, no_encoder_attn=no_encoder_attn
+            )
+        return TransformerDecoderLayerBase(cfg, no_encoder_attn)
+
+    def forward(
+        self,
+        prev_output_tokens,
+        encoder_out=None,
+        incremental_state=None,
+        noise: NoiseKey | None = None,
+        features_only: bool = False,
+        **kwargs,
+    ):
+        """fairseq's decoder; the extra dictionary also holds "moe_reports" and "sentence_ranks"."""
+        if self.moe_parts is None:
+            return super().forward(
+                prev_output_tokens,
+                encoder_out=encoder_out,
+                incremental_state=incremental_state,
+                features_only=features_only,
+                **kwargs,
+            )
+        x, extra = self._moe_features(
+            prev_output_tokens,
+            encoder_out,
+            incremental_state,
+            noise,
+            full_context_alignment=kwargs.get("full_context_alignment", False),
+            alignment_layer=kwargs.get("alignment_layer"),
+            alignment_heads=kwargs.get("alignment_heads"),
+        )
+        return (x if features_only else self.output_layer(x)), extra
+
+    def extract_features(
+        self, prev_output_tokens, encoder_out=None, incremental_state=None, **kwargs
+    ):
+        if self.moe_parts is None:
+            return super().extract_features(
+                prev_output_tokens, encoder_out, incremental_state, **kwargs
+            )
+        return self._moe_features(
+            prev_output_tokens, encoder_out, incremental_state, None, **kwargs
+        )
+
+    def _moe_features(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out,
+        incremental_state,
+        noise: NoiseKey | None,
+        *,
+        full_context_alignment: bool = False,
+        alignment_layer: int | None = None,
+        alignment_heads: int | None = None,
+    ):
+        if alignment_layer is None:
+            alignment_layer = len(self.layers) - 1
+        x, is_pad_BS = self._embed(prev_output_tokens, incremental_state)
+        sentence_ranks = encoder_out["sentence_ranks"][0]
+        tokens = self._rank_tokens(is_pad_BS, sentence_ranks, noise)
+        encoded = encoder_out["encoder_out"][0]
+        encoder_padding_mask = encoder_out["encoder_padding_mask"][0]
+        is_causal = incremental_state is None and not full_context_alignment
+        future_mask = self.buffered_future_mask(x) if is_causal else None
+        self_padding_mask = is_pad_BS if self.cross_self_attention or is_pad_BS.any() else None
+
+        attention = None
+        states = [x]
+        reports: list[LayerReport] = list(encoder_out["moe_reports"])
+        for index, layer in enumerate(self.layers):
+            aligns = index == alignment_layer
+            is_moe = isinstance(layer, MoeDecoderLayer)
+            x, layer_attention, _, *report = run_layer(
+                self.cfg,
+                layer,
+                x,
+                encoded,
+                encoder_padding_mask,
+                incremental_state,
+                training=self.training,
+                self_attn_mask=future_mask,
+                self_attn_padding_mask=self_padding_mask,
+                need_attn=aligns,
+                need_head_weights=aligns,
+                **({"tokens": tokens} if is_moe else {}),
+            )
+            reports += report
+            states.append(x)
+            if layer_attention is not None and aligns:
+                attention = layer_attention.float().to(x)
+        if attention is not None:
+            attention = attention[:alignment_heads].mean(dim=0)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        x = x.transpose(0, 1)
+        if self.project_out_dim is not None:
+            x = self.project_out_dim(x)
+        return x, {
+            "attn": [attention],
+            "inner_states": states,
+            "moe_reports": reports,
+            "sentence_ranks": sentence_ranks,
+        }
+
+    def _embed(self, prev_output_tokens: Tensor, incremental_state) -> tuple[Tensor, Tensor]:
+        """Embedded tokens (S, B, D), in cached decoding the last only, and their padding (B, S)."""
+        positions = None
+        if self.embed_positions is not None:
+            positions = self.embed_positions(
+                prev_output_tokens, incremental_state=incremental_state
+            )
+        if incremental_state is not None:
+            prev_output_tokens = prev_output_tokens[:, -1:]
+            positions = positions[:, -1:] if positions is not None else None
+        x = self.embed_scale * self.embed_tokens(prev_output_tokens.contiguous())
+        for module in (self.quant_noise, self.project_in_dim):
+            x = module(x) if module is not None else x
+        if positions is not None:
+            x = x + positions
+        if self.layernorm_embedding is not None:
+            x = self.layernorm_embedding(x)
+        x = self.dropout_module(x)
+        return x.transpose(0, 1), prev_output_tokens.eq(self.padding_idx)
+
+
+def _default(args: Namespace, **values) -> None:
+    for name, value in values.items():
+        setattr(args, name, getattr(args, name, value))
+
+
+@register_model_architecture("scomoe", "scomoe")
+def base_scomoe(args: Namespace) -> None:
+    """fairseq's base transformer, with mixtures where --moe-freq asks for them."""
+    base_architecture(args)
+
+
+@register_model_architecture("scomoe", "scomoe_tiny")
+def scomoe_tiny(args: Namespace) -> None:
+    """4+4 layers of width 128, every second feed-forward a mixture of 8 experts; for tests."""
+    _default(
+        args,
+        encoder_embed_dim=128,
+        encoder_ffn_embed_dim=256,
+        encoder_layers=4,
+        encoder_attention_heads=4,
+        decoder_layers=4,
+        decoder_attention_heads=4,
+        encoder_normalize_before=True,
+        decoder_normalize_before=True,
+        share_all_embeddings=True,
+    )
+    _default_mixture(args)
+    base_scomoe(args)
+
+
+@register_model_architecture("scomoe", "scomoe_base")
+def scomoe_base(args: Namespace) -> None:
+    """The paper's base model: 6+6 layers, 512/2048, 8 heads; every second one a mixture."""
+    _default_mixture(args)
+    base_scomoe(args)
+
+
+@register_model_architecture("scomoe", "scomoe_large")
+def scomoe_large(args: Namespace) -> None:
+    """The paper's large model: 12+12 layers, 1024/4096, 16 heads; every second one a mixture."""
+    _default(
+        args,
+        encoder_embed_dim=1024,
+        encoder_ffn_embed_dim=4096,
+        encoder_layers=12,
+        encoder_attention_heads=16,
+        decoder_layers=12,
+        decoder_attention_heads=16,
+        moe_expert_count=32,
+    )
+    _default_mixture(args)
+    base_scomoe(args)
+
+
+def _default_mixture(args: Namespace) -> None:
+    _default(args, moe_freq=2, moe_expert_count=8)
