@@ -17,13 +17,14 @@ reads from DIR/bin. No validation or test number is seen in training in any lang
   --valid-lines N                validation lines, all languages and both directions (320)
   --test-lines N                 test lines, all languages and both directions (600)
   --max-digits N                 digits of the longest numbers (6)
-  --vocab-size N                 most pieces of the joint sentencepiece BPE (1000)
+  --vocab-size N                 most pieces of the joint sentencepiece BPE (100, and 50 for
+                                 each language)
   --seed N                       draws the numbers (1)
   --overwrite                    replace a prepared corpus at DIR once the new one is complete
   --dry-run                      print the command and stop
 
 Example:
-  preprocess_scripts/prepare_numbers.sh --out corpora/numbers --languages de,es,fi,fr,pl,pt,ru,tr
+  preprocess_scripts/prepare_numbers.sh --out corpora/numbers --languages de,es,fr,id,pl,ru,sv,vi
 TEXT
 }
 

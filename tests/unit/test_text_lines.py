@@ -31,7 +31,7 @@ def test_a_bad_line_is_named(tmp_path, content, message):
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    with pytest.raises(CorpusError, match="train.de: no such file"):
+    with pytest.raises(CorpusError, match=r"train\.de: no such file"):
         read_lines(tmp_path / "train.de")
     with pytest.raises(CorpusError, match="cannot be read"):
         read_lines(tmp_path)

@@ -96,11 +96,12 @@ def test_a_plan_that_cannot_be_met_is_refused(change, message):
 
 
 def test_a_language_that_writes_two_numbers_alike_or_nothing_is_refused(monkeypatch):
-    def write(number, lang):
-        return str(number) if lang == "en" else words
-
-    monkeypatch.setattr("user_dir.text.numbers.num2words", write)
     for words, message in ("many", 'writes "many" for both'), ("", "writes nothing for"):
+        by_language = {"en": str, "de": lambda number, words=words: words}
+        monkeypatch.setattr(
+            "user_dir.text.numbers.num2words",
+            lambda number, lang, by_language=by_language: by_language[lang](number),
+        )
         with pytest.raises(CorpusError, match=message):
             numbers_corpus(PLAN)
 

@@ -15,14 +15,16 @@ from user_dir.text.pairs import Pair
 from user_dir.text.subwords import train_subwords
 
 
-def add_output_options(parser: argparse.ArgumentParser, *, vocab_size: int) -> None:
-    """Add --out, --vocab-size and --overwrite."""
+def add_output_options(
+    parser: argparse.ArgumentParser, *, vocab_size: int | None, vocab_size_help: str
+) -> None:
+    """Add --out, --vocab-size with its default (None: depends on other options), --overwrite."""
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--vocab-size",
         type=int,
         default=vocab_size,
-        help="most pieces of the joint sentencepiece BPE (default: %(default)s)",
+        help=f"most pieces of the joint sentencepiece BPE (default: {vocab_size_help})",
     )
     parser.add_argument(
         "--overwrite",

@@ -24,7 +24,7 @@ COMMAND = "prepare_multi30k"
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/corpora.md describes what is written."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    add_output_options(parser, vocab_size=6000)
+    add_output_options(parser, vocab_size=6000, vocab_size_help="6000")
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument(
         "--raw", type=Path, help="folder with {train,val,test_2016_flickr}.LANGUAGE.gz"

@@ -15,11 +15,19 @@ from user_dir.text.numbers import DEFAULT_LANGUAGES, NumbersPlan, numbers_corpus
 
 COMMAND = "prepare_numbers"
 
+# Few pieces learn faster: a piece should be a part of one number word, not of two.
+_PIECES = 100
+_PIECES_PER_LANGUAGE = 50
+
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/corpora.md describes what is written."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    add_output_options(parser, vocab_size=1000)
+    add_output_options(
+        parser,
+        vocab_size=None,
+        vocab_size_help=f"{_PIECES} and {_PIECES_PER_LANGUAGE} for each language",
+    )
     parser.add_argument(
         "--languages",
         default=",".join(DEFAULT_LANGUAGES),
@@ -66,9 +74,12 @@ def _prepare(args: argparse.Namespace) -> None:
         max_digits=args.max_digits,
         seed=args.seed,
     )
+    vocab_size = args.vocab_size
+    if vocab_size is None:
+        vocab_size = _PIECES + _PIECES_PER_LANGUAGE * len(plan.languages)
     step(f"writing numbers in words, English and {len(plan.languages)} languages")
     corpus = numbers_corpus(plan)
-    write_prepared_folder(corpus, args.out, vocab_size=args.vocab_size, overwrite=args.overwrite)
+    write_prepared_folder(corpus, args.out, vocab_size=vocab_size, overwrite=args.overwrite)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.expert_sharding import ShardedExperts, gather_experts, own_share
 from user_dir.fast_moe.topology import Layout, Topology
 
@@ -62,7 +63,7 @@ def check_saved_layout(state_dict: dict[str, Tensor], layout: Layout, *, is_give
         return
     saved_layout = Layout(*saved.tolist())
     if saved_layout.num_ranks != layout.num_ranks and not is_given:
-        raise ValueError(
+        raise UserError(
             f"the checkpoint is laid out for {saved_layout}, the model for {layout}; run it with "
             f"--moe-nodes {saved_layout.num_nodes} --moe-ranks-per-node "
             f"{saved_layout.ranks_per_node}, or ask for another layout with these two options"

@@ -59,9 +59,7 @@ def _swap_rows(rows_MD: Tensor, group, send_counts: list[int], receive_counts: l
     if group is None:
         return rows_MD.clone()
     received = rows_MD.new_empty(sum(receive_counts), *rows_MD.shape[1:])
-    dist.all_to_all_single(
-        received, rows_MD.contiguous(), receive_counts, send_counts, group=group
-    )
+    dist.all_to_all_single(received, rows_MD.contiguous(), receive_counts, send_counts, group=group)
     return received
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.routing import evaluation_capacity, expert_capacity
 
 POLICIES = ("sampling", "random", "all")
@@ -146,4 +147,4 @@ def _reader(args: Namespace) -> Callable[[str, Any], Any]:
 
 def _require(holds: bool, flag: str, value: object, wanted: str) -> None:
     if not holds:
-        raise ValueError(f"{flag} must be {wanted}, but is {value}")
+        raise UserError(f"{flag} must be {wanted}, but is {value}")

@@ -14,6 +14,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from torch import Tensor
 
+from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.moe_metrics import log_moe_metrics
 
 
@@ -52,16 +53,14 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         moe_gate_loss_combine_method="average",
         moe_gate_loss_transform="none",
     ):
-        super().__init__(
-            task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy
-        )
+        super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         if str(moe_gate_loss_transform) == "neg-log":
-            raise ValueError(
+            raise UserError(
                 "--moe-gate-loss-transform neg-log is refused: the negative logarithm falls as "
                 "the experts collapse, so training would reward imbalance; leave it at none"
             )
         if moe_gate_loss_wt < 0:
-            raise ValueError(f"--moe-gate-loss-wt must be 0 or more, but is {moe_gate_loss_wt}")
+            raise UserError(f"--moe-gate-loss-wt must be 0 or more, but is {moe_gate_loss_wt}")
         self.gate_loss_weight = moe_gate_loss_wt
         self.combine = str(moe_gate_loss_combine_method)
 

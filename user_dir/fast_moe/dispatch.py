@@ -90,9 +90,7 @@ def _dispatch_slots(x_VTD: Tensor, routing: Routing, plan: ExchangePlan):
     block, per_rank = plan.block_size, num_experts // plan.block_size
     buffers = buffers.view(num_ranks, block, per_rank, capacity, dim)
     received_VBnCD = exchange(buffers, plan)
-    rows_LMD = received_VBnCD.transpose(1, 2).reshape(
-        num_ranks * per_rank, block * capacity, dim
-    )
+    rows_LMD = received_VBnCD.transpose(1, 2).reshape(num_ranks * per_rank, block * capacity, dim)
     back = CapacityReturn(routing=routing, plan=plan, token_VS=token_VS)
     return ExpertInput(rows=rows_LMD, counts=None), back
 
@@ -182,9 +180,7 @@ def _dispatch_counts(x_VTD: Tensor, routing: Routing, plan: ExchangePlan):
         rows_MD, plan, send_counts=send_counts, receive_counts=receive_counts
     )
     by_expert_M = _expert_order(received_in_order, plan, per_rank).to(x_VTD.device)
-    grouped_MD = gather_rows(
-        arrived_MD, by_expert_M, invert_permutation(by_expert_M).unsqueeze(-1)
-    )
+    grouped_MD = gather_rows(arrived_MD, by_expert_M, invert_permutation(by_expert_M).unsqueeze(-1))
     counts = sizes[1].transpose(1, 2).flatten(0, 1).sum(dim=1).tolist()
     back = DroplessReturn(
         routing=routing,
@@ -219,9 +215,7 @@ def _split_sums(counts_Pn: Tensor, splits: tuple[int, ...]) -> list[int]:
     return [int(part.sum()) for part in counts_Pn.split(list(splits))]
 
 
-def _elements_in_sending_order(
-    routing: Routing, counts_VBn: Tensor, plan: ExchangePlan
-) -> Tensor:
+def _elements_in_sending_order(routing: Routing, counts_VBn: Tensor, plan: ExchangePlan) -> Tensor:
     """Elements v·K·T + k·T + t of all routed choices, grouped as they go on the wire."""
     num_ranks, num_elements = routing.sorted_elements_VN.shape
     lengths = counts_VBn.sum(-1)

@@ -64,9 +64,7 @@ class ExchangePlan:
         )
 
 
-def _linked_processes(
-    num_ranks: int, block_size: int, num_processes: int
-) -> list[tuple[int, ...]]:
+def _linked_processes(num_ranks: int, block_size: int, num_processes: int) -> list[tuple[int, ...]]:
     """For each process, all the processes that blocks connect it with, itself included."""
     num_hosted = num_ranks // num_processes
     linked: list[tuple[int, ...]] = []
@@ -91,9 +89,7 @@ def _pairs_to_send(
     """This process's pairs for each peer, ordered by sender, then receiver."""
     parts: dict[int, list[int]] = {peer: [] for peer in peers}
     for hosted in range(num_hosted):
-        for place, receiver in enumerate(
-            _block_of(process * num_hosted + hosted, block_size)
-        ):
+        for place, receiver in enumerate(_block_of(process * num_hosted + hosted, block_size)):
             parts[receiver // num_hosted].append(hosted * block_size + place)
     return list(parts.values())
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.topology import Topology
 
 
@@ -125,7 +126,7 @@ class ShardedExperts(nn.Module):
             if full is None:
                 continue
             if full.shape[0] != self.topology.num_experts:
-                raise ValueError(
+                raise UserError(
                     f"the checkpoint has {full.shape[0]} experts a layer, the model "
                     f"{self.topology.num_experts}; --moe-expert-count {full.shape[0]} would do"
                 )

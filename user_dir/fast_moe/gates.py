@@ -53,9 +53,7 @@ class SwitchGate(_LinearGate):
         super().__init__(dim=dim, num_experts=num_experts, use_fp32=use_fp32)
         self.prioritize = prioritize
 
-    def route(
-        self, z_VTE: Tensor, is_pad_VT: Tensor, *, capacity: int | None, noise=None
-    ) -> Gated:
+    def route(self, z_VTE: Tensor, is_pad_VT: Tensor, *, capacity: int | None, noise=None) -> Gated:
         """Route each real token to its best expert; see `GShardGate.route`."""
         probs_VTE = z_VTE.softmax(dim=-1)
         first_VT = probs_VTE.argmax(dim=-1)
@@ -98,9 +96,7 @@ class GShardGate(_LinearGate):
         self.normalize = "before" if normalize_before_dropping else "after"
         self.prioritize = prioritize
 
-    def route(
-        self, z_VTE: Tensor, is_pad_VT: Tensor, *, capacity: int | None, noise=None
-    ) -> Gated:
+    def route(self, z_VTE: Tensor, is_pad_VT: Tensor, *, capacity: int | None, noise=None) -> Gated:
         """Choose two experts for each real token, or one where only one is in reach.
 
         Args:
@@ -148,8 +144,9 @@ def _priority(probs_VTK: Tensor, prioritize: bool) -> Tensor | None:
 
 
 def _gated(routing: Routing, probs_VTE: Tensor, first_VT: Tensor, is_pad_VT: Tensor) -> Gated:
-    probs_VTE = probs_VTE.float()
-    is_real_VT1 = (~is_pad_VT).unsqueeze(-1).float()
+    # Means over many tokens need at least float32.
+    probs_VTE = probs_VTE.to(torch.promote_types(probs_VTE.dtype, torch.float32))
+    is_real_VT1 = (~is_pad_VT).unsqueeze(-1).to(probs_VTE.dtype)
     num_tokens_V1 = is_real_VT1.sum(dim=1).clamp(min=1)
     num_experts = probs_VTE.shape[-1]
     mean_prob_VE = (probs_VTE * is_real_VT1).sum(dim=1) / num_tokens_V1

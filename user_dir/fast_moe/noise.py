@@ -36,8 +36,11 @@ class RoutingNoise:
     def uniform(self, shape_VT: torch.Size) -> Tensor:
         """Uniform numbers in [0, 1), each rank's from its own generator."""
         rows = [
-            torch.rand(shape_VT[1:], generator=torch.Generator(self.device).manual_seed(seed),
-                       device=self.device)
+            torch.rand(
+                shape_VT[1:],
+                generator=torch.Generator(self.device).manual_seed(seed),
+                device=self.device,
+            )
             for seed in self.seeds
         ]
         return torch.stack(rows)

@@ -5,6 +5,7 @@ from argparse import Namespace
 
 from user_dir.fast_moe.checkpoint import saved_layout
 from user_dir.fast_moe.config import EXPERT_GRAD_RULES, POLICIES
+from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.topology import Layout, running_layout, running_processes
 
 logger = logging.getLogger(__name__)
@@ -13,38 +14,84 @@ logger = logging.getLogger(__name__)
 def add_moe_options(parser) -> None:
     """Add the options of the MoE layers; names as in fairseq's MoE branch where it has them."""
     add = parser.add_argument
-    add("--moe-freq", type=int, metavar="N",
-        help="every N-th feed-forward of both stacks is a mixture of experts; 0: none")
+    add(
+        "--moe-freq",
+        type=int,
+        metavar="N",
+        help="every N-th feed-forward of both stacks is a mixture of experts; 0: none",
+    )
     add("--encoder-moe-freq", type=int, metavar="N", help="--moe-freq for the encoder alone")
     add("--decoder-moe-freq", type=int, metavar="N", help="--moe-freq for the decoder alone")
-    add("--moe-expert-count", type=int, metavar="E",
-        help="experts of a layer, over all ranks; a multiple or a divisor of their number")
-    add("--moe-expert-ffn-dim", type=int, metavar="H",
-        help="hidden width of an expert (default: that of the stack's feed-forward layers)")
-    add("--moe-gating-use-fp32", action="store_true",
-        help="compute the gates in float32; worth it with fp16 and bf16")
-    add("--moe-top1-expert", action="store_true",
-        help="Switch gate: one expert a token, instead of GShard's two")
-    add("--moe-second-expert-policy", choices=POLICIES,
+    add(
+        "--moe-expert-count",
+        type=int,
+        metavar="E",
+        help="experts of a layer, over all ranks; a multiple or a divisor of their number",
+    )
+    add(
+        "--moe-expert-ffn-dim",
+        type=int,
+        metavar="H",
+        help="hidden width of an expert (default: that of the stack's feed-forward layers)",
+    )
+    add(
+        "--moe-gating-use-fp32",
+        action="store_true",
+        help="compute the gates in float32; worth it with fp16 and bf16",
+    )
+    add(
+        "--moe-top1-expert",
+        action="store_true",
+        help="Switch gate: one expert a token, instead of GShard's two",
+    )
+    add(
+        "--moe-second-expert-policy",
+        choices=POLICIES,
         help="second expert in training: drawn by Gumbel noise, kept at random, or always the "
-        "second best (default: sampling)")
-    add("--moe-normalize-gate-prob-before-dropping", action="store_true",
-        help="divide the two weights by their sum before choices are dropped, not after")
-    add("--moe-batch-prioritized-routing", action="store_true",
-        help="when an expert is full, keep the most probable tokens rather than the first ones")
-    add("--capacity-factor", type=float, metavar="F",
+        "second best (default: sampling)",
+    )
+    add(
+        "--moe-normalize-gate-prob-before-dropping",
+        action="store_true",
+        help="divide the two weights by their sum before choices are dropped, not after",
+    )
+    add(
+        "--moe-batch-prioritized-routing",
+        action="store_true",
+        help="when an expert is full, keep the most probable tokens rather than the first ones",
+    )
+    add(
+        "--capacity-factor",
+        type=float,
+        metavar="F",
         help="slots of an expert in training, as a multiple of an even share; 0: dropless "
-        "(default: 1.0)")
-    add("--moe-eval-capacity-token-fraction", type=float, metavar="F",
+        "(default: 1.0)",
+    )
+    add(
+        "--moe-eval-capacity-token-fraction",
+        type=float,
+        metavar="F",
         help="slots of an expert at evaluation, as a share of the tokens; 0: dropless, -1: as in "
-        "training (default: 0)")
-    add("--moe-normalize-expert-grad", choices=EXPERT_GRAD_RULES,
+        "training (default: 0)",
+    )
+    add(
+        "--moe-normalize-expert-grad",
+        choices=EXPERT_GRAD_RULES,
         help="world_size: the exact gradient of the mean loss; sqrt_world_size: that times the "
-        "square root of min(ranks, experts) (default: world_size)")
-    add("--moe-nodes", type=int, metavar="N",
-        help="nodes of the logical layout that the model is made for (default: what runs)")
-    add("--moe-ranks-per-node", type=int, metavar="L",
-        help="accelerators a node of the logical layout (default: what runs)")
+        "square root of min(ranks, experts) (default: world_size)",
+    )
+    add(
+        "--moe-nodes",
+        type=int,
+        metavar="N",
+        help="nodes of the logical layout that the model is made for (default: what runs)",
+    )
+    add(
+        "--moe-ranks-per-node",
+        type=int,
+        metavar="L",
+        help="accelerators a node of the logical layout (default: what runs)",
+    )
 
 
 def resolve_layout(args: Namespace) -> Layout:
@@ -70,40 +117,65 @@ def check_training_options(args: Namespace) -> None:
     given = vars(args).get
     _, num_processes = running_processes()
     for flag in ("encoder_layerdrop", "decoder_layerdrop"):
-        _refuse(bool(given(flag)), f"--{flag.replace('_', '-')}",
-                "ranks would leave out different layers and wait for each other; leave it at 0")
-    _refuse(given("ddp_backend") in ("fully_sharded", "slowmo"),
-            f"--ddp-backend {given('ddp_backend')}",
-            "it would average the experts; use legacy_ddp or pytorch_ddp")
+        _refuse(
+            bool(given(flag)),
+            f"--{flag.replace('_', '-')}",
+            "ranks would leave out different layers and wait for each other; leave it at 0",
+        )
+    _refuse(
+        given("ddp_backend") in ("fully_sharded", "slowmo"),
+        f"--ddp-backend {given('ddp_backend')}",
+        "it would average the experts; use legacy_ddp or pytorch_ddp",
+    )
     _refuse(bool(given("use_bmuf")), "--use-bmuf", "it would average the experts")
     reduced = bool(given("fp16") or given("bf16"))
-    _refuse(reduced and not given("fp16_no_flatten_grads") and not given("memory_efficient_fp16")
-            and not given("memory_efficient_bf16") and given("optimizer") is not None,
-            "--fp16 / --bf16 without --fp16-no-flatten-grads",
-            "flat gradients no longer tell experts from shared weights; "
-            "add --fp16-no-flatten-grads")
+    _refuse(
+        reduced
+        and not given("fp16_no_flatten_grads")
+        and not given("memory_efficient_fp16")
+        and not given("memory_efficient_bf16")
+        and given("optimizer") is not None,
+        "--fp16 / --bf16 without --fp16-no-flatten-grads",
+        "flat gradients no longer tell experts from shared weights; add --fp16-no-flatten-grads",
+    )
     if num_processes == 1:
         return
     several = f"with {num_processes} processes"
-    _refuse(bool(given("amp")), f"--amp {several}",
-            "processes would skip steps separately; use --fp16 --fp16-no-flatten-grads or --bf16")
-    _refuse(given("optimizer") not in (None, "moe_adam"),
-            f"--optimizer {given('optimizer')} {several}",
-            "it would save the experts of one process only; use --optimizer moe_adam")
-    _refuse(bool(given("memory_efficient_fp16") or given("memory_efficient_bf16")),
-            f"--memory-efficient-fp16 / --memory-efficient-bf16 {several}",
-            "its optimizer state cannot be spread over processes again on resumption; use "
-            "--fp16 or --bf16 with --fp16-no-flatten-grads")
-    _refuse(bool(given("no_save_optimizer_state")), f"--no-save-optimizer-state {several}",
-            "the experts are gathered together with the optimizer's state; leave it out")
-    _refuse(bool(given("store_ema")), f"--store-ema {several}",
-            "the averages of the other processes' experts would be lost; train without it and "
-            "average checkpoints with scomoe-average")
-    _refuse(bool(given("eval_bleu")), f"--eval-bleu {several}",
-            "processes would decode for different numbers of steps and wait for each other; "
-            "score the checkpoints with scomoe-translate")
+    _refuse(
+        bool(given("amp")),
+        f"--amp {several}",
+        "processes would skip steps separately; use --fp16 --fp16-no-flatten-grads or --bf16",
+    )
+    _refuse(
+        given("optimizer") not in (None, "moe_adam"),
+        f"--optimizer {given('optimizer')} {several}",
+        "it would save the experts of one process only; use --optimizer moe_adam",
+    )
+    _refuse(
+        bool(given("memory_efficient_fp16") or given("memory_efficient_bf16")),
+        f"--memory-efficient-fp16 / --memory-efficient-bf16 {several}",
+        "its optimizer state cannot be spread over processes again on resumption; use "
+        "--fp16 or --bf16 with --fp16-no-flatten-grads",
+    )
+    _refuse(
+        bool(given("no_save_optimizer_state")),
+        f"--no-save-optimizer-state {several}",
+        "the experts are gathered together with the optimizer's state; leave it out",
+    )
+    _refuse(
+        bool(given("store_ema")),
+        f"--store-ema {several}",
+        "the averages of the other processes' experts would be lost; train without it and "
+        "average checkpoints with scomoe-average",
+    )
+    _refuse(
+        bool(given("eval_bleu")),
+        f"--eval-bleu {several}",
+        "processes would decode for different numbers of steps and wait for each other; "
+        "score the checkpoints with scomoe-translate",
+    )
 
 
 def _refuse(condition: bool, what: str, why: str) -> None:
     if condition:
-        raise ValueError(f"{what} does not work with MoE layers: {why}")
+        raise UserError(f"{what} does not work with MoE layers: {why}")

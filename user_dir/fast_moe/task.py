@@ -52,9 +52,7 @@ class _RankedBatches:
                 **kwargs,
             )
         topology = trained.topology
-        stock = super().get_batch_iterator(
-            dataset, *args, num_shards=topology.num_ranks, **kwargs
-        )
+        stock = super().get_batch_iterator(dataset, *args, num_shards=topology.num_ranks, **kwargs)
         known, ranked = self._ranked.get(dataset, (None, None))
         if known is not stock:
             ranked = RankedEpochBatchIterator(

@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 import torch.distributed as dist
 
+from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.exchange_plan import ExchangePlan
 
 
@@ -29,7 +30,7 @@ class Layout:
             ("--moe-ranks-per-node", self.ranks_per_node),
         ):
             if value < 1:
-                raise ValueError(f"{flag} must be at least 1, but is {value}")
+                raise UserError(f"{flag} must be at least 1, but is {value}")
 
     @property
     def num_ranks(self) -> int:
@@ -139,7 +140,7 @@ def running_layout() -> Layout:
     if num_processes == 1:
         local = 1
     if num_processes % local:
-        raise ValueError(
+        raise UserError(
             f"{num_processes} processes do not divide into nodes of {local} "
             "(LOCAL_WORLD_SIZE); give --moe-nodes and --moe-ranks-per-node"
         )
@@ -158,12 +159,10 @@ def agree_on_maximum(values: list[int], *, device: torch.device) -> list[int]:
 
 def _check_experts(num_experts: int, num_ranks: int) -> None:
     if num_experts < 1:
-        raise ValueError(f"--moe-expert-count must be at least 1, but is {num_experts}")
+        raise UserError(f"--moe-expert-count must be at least 1, but is {num_experts}")
     if num_experts % num_ranks and num_ranks % num_experts:
-        near = _nearest(
-            num_experts, lambda count: not (count % num_ranks and num_ranks % count)
-        )
-        raise ValueError(
+        near = _nearest(num_experts, lambda count: not (count % num_ranks and num_ranks % count))
+        raise UserError(
             f"--moe-expert-count ({num_experts}) must be a multiple or a divisor of the number "
             f"of logical ranks ({num_ranks}); {near} would do"
         )
@@ -172,7 +171,7 @@ def _check_experts(num_experts: int, num_ranks: int) -> None:
 def _check_processes(num_processes: int, layout: Layout) -> None:
     if layout.num_ranks % num_processes:
         near = _nearest(num_processes, lambda count: layout.num_ranks % count == 0)
-        raise ValueError(
+        raise UserError(
             f"{num_processes} processes cannot host {layout.num_ranks} logical ranks "
             f"({layout}) evenly; run {near} processes, or another --moe-nodes / "
             "--moe-ranks-per-node"

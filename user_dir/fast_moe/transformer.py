@@ -25,8 +25,9 @@ from user_dir.fast_moe.checkpoint import (
     declare_trained,
     save_layout,
 )
-from user_dir.fast_moe.expert_sharding import scale_expert_gradients
 from user_dir.fast_moe.config import MoeConfig
+from user_dir.fast_moe.errors import UserError
+from user_dir.fast_moe.expert_sharding import scale_expert_gradients
 from user_dir.fast_moe.noise import NoiseKey
 from user_dir.fast_moe.options import add_moe_options, check_training_options, resolve_layout
 from user_dir.fast_moe.tokens import rank_tokens
@@ -91,9 +92,7 @@ class ScomoeModel(TransformerModel):
     @classmethod
     def build_decoder(cls, args, tgt_dict, embed_tokens):
         cfg = TransformerConfig.from_namespace(args)
-        return ScomoeDecoder(
-            cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention
-        )
+        return ScomoeDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
 
     def __init__(self, args, encoder, decoder):
         super().__init__(args, encoder, decoder)
@@ -255,7 +254,7 @@ class ScomoeEncoder(_MoeStack, TransformerEncoderBase):
         assert self.moe_parts is not None
         topology = self.moe_parts.topology
         if topology.num_processes > 1:
-            raise ValueError(
+            raise UserError(
                 f"decoding with experts spread over {topology.num_processes} processes is not "
                 "possible; translate the checkpoint in single processes (scomoe-translate "
                 "--processes N shards the input)"

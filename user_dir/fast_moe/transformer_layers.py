@@ -81,9 +81,7 @@ def build_moe_layer(
 class MoeSublayer(nn.Module):
     """Norm, mixture of experts, dropout and residual, in the order of `normalize_before`."""
 
-    def __init__(
-        self, moe: EfficientMoeLayer, *, dim: int, normalize_before: bool, dropout: float
-    ):
+    def __init__(self, moe: EfficientMoeLayer, *, dim: int, normalize_before: bool, dropout: float):
         super().__init__()
         self.moe = moe
         self.layer_norm = LayerNorm(dim)

@@ -1,0 +1,35 @@
+"""Law 1 in the layer: one layout gives the same values and gradients on any number of processes."""
+
+import pytest
+import torch
+
+from tests.support.ranks import run_processes
+from tests.support.scenarios import MISALIGNED, SCENARIOS, as_dict, run_layer
+
+
+def run_all(scenarios):
+    return [as_dict(run_layer(scenario)) for scenario in scenarios]
+
+
+def assert_same(run, expected, name):
+    for key, value in expected.items():
+        ours = run[key]
+        pairs = zip(ours, value, strict=True) if isinstance(value, list) else [(ours, value)]
+        for mine, wanted in pairs:
+            torch.testing.assert_close(
+                mine, wanted, atol=1e-6, rtol=1e-6, msg=lambda m: f"{name}, {key}: {m}"
+            )
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_four_ranks_give_the_same_on_any_number_of_processes(processes):
+    results = run_processes(run_all, SCENARIOS, processes=processes)
+    for scenario, run in zip(SCENARIOS, results[0], strict=True):
+        assert_same(run, as_dict(run_layer(scenario)), scenario.name)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_blocks_need_not_align_with_processes(processes):
+    results = run_processes(run_all, MISALIGNED, processes=processes)
+    for scenario, run in zip(MISALIGNED, results[0], strict=True):
+        assert_same(run, as_dict(run_layer(scenario)), scenario.name)

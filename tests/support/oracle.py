@@ -1,0 +1,114 @@
+"""Mixture-of-experts layers as plain loops over ranks, tokens and experts: slow and easy to believe.
+
+A rank's tokens are a (T, D) tensor; everything is differentiable, so that gradients can be
+compared as well.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class RankResult:
+    """What one rank's tokens got."""
+
+    outputs: Tensor
+    balance_loss: Tensor
+    num_choices: int
+    num_dropped: int
+
+
+def capacity_of(num_tokens: int, num_experts: int, top_k: int, factor: float) -> int | None:
+    if factor == 0:
+        return None
+    even_share = math.ceil(num_tokens / num_experts)
+    return max(1, int(min(top_k, num_experts) * even_share * Fraction(str(factor))))
+
+
+def feed_forward(x_D: Tensor, expert: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    weight1, bias1, weight2, bias2 = expert
+    return (x_D @ weight1 + bias1).relu() @ weight2 + bias2
+
+
+def route_rank(
+    x_TD: Tensor,
+    gate_ED: Tensor,
+    experts: list,
+    *,
+    capacity: int | None,
+    top_k: int = 2,
+    normalize_before: bool = False,
+    prioritized: bool = False,
+    gumbel_TE: Tensor | None = None,
+    keep_uniform_T: Tensor | None = None,
+) -> RankResult:
+    """One rank's GShard (top_k 2) or Switch (top_k 1) layer, token by token."""
+    num_tokens, num_experts = x_TD.shape[0], len(experts)
+    scores = [x_TD[t] @ gate_ED.T for t in range(num_tokens)]
+    probs = [z.softmax(-1) for z in scores]
+    firsts = [int(p.argmax()) for p in probs]
+    seconds: list[int | None] = []
+    for t in range(num_tokens):
+        if top_k == 1 or num_experts == 1:
+            seconds.append(None)
+            continue
+        best, best_score = -1, -math.inf
+        for e in range(num_experts):
+            score = float(scores[t][e]) + (float(gumbel_TE[t, e]) if gumbel_TE is not None else 0)
+            if e != firsts[t] and score > best_score:
+                best, best_score = e, score
+        given_up = keep_uniform_T is not None and not (
+            2 * float(probs[t][best]) > float(keep_uniform_T[t])
+        )
+        seconds.append(None if given_up else best)
+        if given_up and normalize_before:
+            seconds[-1] = -best - 1  # remembered: it still counts in the sum of weights
+
+    order = list(range(num_tokens))
+    if prioritized:
+        order.sort(key=lambda t: -float(probs[t][firsts[t]]))  # stable: ties by token index
+    taken = [0] * num_experts
+    is_kept: dict[tuple[int, int], bool] = {}
+    num_choices = num_dropped = 0
+    for choice, chosen in enumerate((firsts, seconds)):
+        for t in order:
+            e = chosen[t]
+            if e is None or e < 0:
+                continue
+            num_choices += 1
+            is_kept[t, choice] = capacity is None or taken[e] < capacity
+            taken[e] += is_kept[t, choice]
+            num_dropped += not is_kept[t, choice]
+
+    outputs = []
+    for t in range(num_tokens):
+        weights = {0: probs[t][firsts[t]]}
+        ids = {0: firsts[t]}
+        second = seconds[t]
+        if second is not None:
+            ids[1] = second if second >= 0 else -second - 1
+            weights[1] = probs[t][ids[1]]
+        survivors = [c for c in ids if is_kept.get((t, c), False)]
+        y = torch.zeros_like(x_TD[t])
+        for c in survivors:
+            weight = weights[c]
+            if top_k == 2:
+                counted = list(ids) if normalize_before else survivors
+                weight = weight / sum(weights[d] for d in counted)
+            y = y + weight * feed_forward(x_TD[t], experts[ids[c]])
+        outputs.append(y)
+    balance = x_TD.new_zeros(())
+    for e in range(num_experts):
+        if num_tokens:
+            share = sum(f == e for f in firsts) / num_tokens
+            balance = balance + num_experts * share * sum(p[e] for p in probs) / num_tokens
+    return RankResult(
+        outputs=torch.stack(outputs) if outputs else x_TD * 1,
+        balance_loss=balance,
+        num_choices=num_choices,
+        num_dropped=num_dropped,
+    )

@@ -1,0 +1,51 @@
+"""Runs a function in real processes over gloo and returns what each of them returned."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_processes(function: Callable[..., Any], *args, processes: int, timeout: float = 120) -> list:
+    """Call ``function(*args)`` in processes of one gloo group.
+
+    Args:
+        function: importable by name; returns something that torch.save takes.
+        timeout: seconds after which everything is killed and the test fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        context = mp.spawn(
+            _run, (processes, folder, function, args), nprocs=processes, join=False
+        )
+        if not _join(context, timeout):
+            raise TimeoutError(f"{processes} processes did not finish within {timeout} s")
+        return [torch.load(Path(folder) / f"result{i}") for i in range(processes)]
+
+
+def _join(context, timeout: float) -> bool:
+    import time
+
+    deadline = time.monotonic() + timeout
+    while not context.join(timeout=1):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            return False
+    return True
+
+
+def _run(index: int, processes: int, folder: str, function: Callable, args: tuple) -> None:
+    torch.set_num_threads(1)
+    os.environ["LOCAL_WORLD_SIZE"] = str(processes)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=index, world_size=processes
+    )
+    result = function(*args)
+    dist.barrier()
+    torch.save(result, Path(folder) / f"result{index}")
+    dist.destroy_process_group()
