@@ -115,6 +115,11 @@ def _is_given(arguments: Sequence[str], flag: str) -> bool:
 
 
 def _train(arguments: list[str]) -> None:
+    import logging
+
+    # Importing fairseq's tasks has set up logging by accident; its entry point does it on purpose.
+    logging.getLogger().handlers.clear()
+
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.distributed import utils as distributed_utils

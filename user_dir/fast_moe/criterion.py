@@ -125,6 +125,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             key: sum(log[key] for log in logging_outputs if key in log)
             for key in logging_outputs[0]
         }
+        metrics.log_scalar("sample_size", float(totals["sample_size"]), weight=0, round=1)
         positions = float(totals["positions"])
         if positions > 0:
             share = float(totals["padding"]) / positions

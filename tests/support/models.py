@@ -1,0 +1,89 @@
+"""Small `scomoe` models without a corpus, and batches for them."""
+
+from argparse import Namespace
+from types import SimpleNamespace
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+
+import user_dir  # noqa: F401 - registers the architectures
+
+NUM_SYMBOLS = 36
+
+
+def make_dictionary() -> Dictionary:
+    dictionary = Dictionary()
+    for index in range(NUM_SYMBOLS):
+        dictionary.add_symbol(f"w{index}")
+    return dictionary
+
+
+DICTIONARY = make_dictionary()
+
+
+def build_model(arch: str = "scomoe_tiny", seed: int = 1, **options):
+    """A model of a named architecture with the given options (underscores, no dashes)."""
+    args = Namespace(arch=arch, **options)
+    ARCH_CONFIG_REGISTRY[arch](args)
+    task = SimpleNamespace(source_dictionary=DICTIONARY, target_dictionary=DICTIONARY)
+    torch.manual_seed(seed)
+    return ARCH_MODEL_REGISTRY[arch].build_model(args, task)
+
+
+SMALL = {
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 24,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "dropout": 0.0,
+    "moe_nodes": 2,
+    "moe_ranks_per_node": 2,
+}
+
+
+def make_batch(lengths: list[int], *, seed: int = 5, target_lengths: list[int] | None = None):
+    """A fairseq net_input: sources padded on the left, targets on the right, ended by eos."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def sentences(sizes):
+        return [
+            torch.cat(
+                [
+                    torch.randint(4, 4 + NUM_SYMBOLS, (n - 1,), generator=generator),
+                    torch.tensor([DICTIONARY.eos()]),
+                ]
+            )
+            for n in sizes
+        ]
+
+    sources = sentences(lengths)
+    targets = sentences(target_lengths or lengths[::-1])
+    src = pad(sources, left=True)
+    prev = pad([t.roll(1) for t in targets], left=False)
+    return {
+        "src_tokens": src,
+        "src_lengths": torch.tensor([len(s) for s in sources]),
+        "prev_output_tokens": prev,
+    }, pad(targets, left=False)
+
+
+def pad(rows: list[torch.Tensor], *, left: bool) -> torch.Tensor:
+    width = max(len(row) for row in rows)
+    out = torch.full((len(rows), width), DICTIONARY.pad())
+    for i, row in enumerate(rows):
+        out[i, width - len(row) :] = row if left else out[i, width - len(row) :]
+        if not left:
+            out[i, : len(row)] = row
+    return out
+
+
+def loss_of(model, net_input, target) -> torch.Tensor:
+    """Summed cross entropy plus 0.1 of the balance losses."""
+    logits, extra = model(**net_input)
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), target.flatten(), ignore_index=DICTIONARY.pad(), reduction="sum"
+    )
+    for report in extra.get("moe_reports", []):
+        loss = loss + 0.1 * report.balance_loss_V.sum()
+    return loss
