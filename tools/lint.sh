@@ -23,7 +23,7 @@ run() {
 
 # New files count too, before they are added; without git every file does.
 list_scripts() {
-  git ls-files --cached --others --exclude-standard '*.sh' .ci/run 2>/dev/null ||
+  git ls-files --cached --others --exclude-standard '*.sh' .ci/run ':!.venv' 2>/dev/null ||
     find . -path ./.venv -prune -o \( -name '*.sh' -o -path './.ci/run' \) -type f -print
 }
 

@@ -17,7 +17,7 @@ def assert_same(run, expected, name):
         pairs = zip(ours, value, strict=True) if isinstance(value, list) else [(ours, value)]
         for mine, wanted in pairs:
             torch.testing.assert_close(
-                mine, wanted, atol=1e-6, rtol=1e-6, msg=lambda m: f"{name}, {key}: {m}"
+                mine, wanted, atol=1e-6, rtol=1e-6, msg=lambda m, key=key: f"{name}, {key}: {m}"
             )
 
 

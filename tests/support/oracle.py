@@ -1,4 +1,4 @@
-"""Mixture-of-experts layers as plain loops over ranks, tokens and experts: slow and easy to believe.
+"""Mixture-of-experts layers as plain loops over ranks, tokens and experts: easy to believe.
 
 A rank's tokens are a (T, D) tensor; everything is differentiable, so that gradients can be
 compared as well.

@@ -11,7 +11,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def run_processes(function: Callable[..., Any], *args, processes: int, timeout: float = 120) -> list:
+def run_processes(
+    function: Callable[..., Any], *args, processes: int, timeout: float = 120
+) -> list:
     """Call ``function(*args)`` in processes of one gloo group.
 
     Args:
@@ -19,9 +21,7 @@ def run_processes(function: Callable[..., Any], *args, processes: int, timeout: 
         timeout: seconds after which everything is killed and the test fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.spawn(
-            _run, (processes, folder, function, args), nprocs=processes, join=False
-        )
+        context = mp.spawn(_run, (processes, folder, function, args), nprocs=processes, join=False)
         if not _join(context, timeout):
             raise TimeoutError(f"{processes} processes did not finish within {timeout} s")
         return [torch.load(Path(folder) / f"result{i}") for i in range(processes)]

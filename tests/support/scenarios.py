@@ -83,10 +83,16 @@ SCENARIOS = [
 SIX = ((5, 3), (6,), (), (2, 9), (1,), (4,))
 MISALIGNED = [
     Scenario("six ranks", layout=(2, 3), num_experts=6, lengths=SIX, capacity_factor=0.5),
-    Scenario("three experts, six ranks", layout=(2, 3), num_experts=3, lengths=SIX,
-             capacity_factor=0),
-    Scenario("three experts, six ranks, drops", layout=(2, 3), num_experts=3, lengths=SIX,
-             capacity_factor=0.5),
+    Scenario(
+        "three experts, six ranks", layout=(2, 3), num_experts=3, lengths=SIX, capacity_factor=0
+    ),
+    Scenario(
+        "three experts, six ranks, drops",
+        layout=(2, 3),
+        num_experts=3,
+        lengths=SIX,
+        capacity_factor=0.5,
+    ),
 ]
 
 
@@ -127,8 +133,12 @@ def noise_key(scenario: Scenario) -> NoiseKey | None:
 def build_layer(scenario: Scenario, topology: Topology) -> EfficientMoeLayer:
     torch.manual_seed(7)
     if scenario.top1:
-        gate = SwitchGate(dim=DIM, num_experts=scenario.num_experts, use_fp32=scenario.use_fp32,
-                          prioritize=scenario.prioritized)
+        gate = SwitchGate(
+            dim=DIM,
+            num_experts=scenario.num_experts,
+            use_fp32=scenario.use_fp32,
+            prioritize=scenario.prioritized,
+        )
     else:
         gate = GShardGate(
             dim=DIM,
@@ -154,7 +164,7 @@ def build_layer(scenario: Scenario, topology: Topology) -> EfficientMoeLayer:
 
 def run_layer(scenario: Scenario) -> LayerRun:
     """One forward and backward pass of the layer on the processes that run."""
-    index, count = running_processes()
+    _, count = running_processes()
     topology = Topology(Layout(*scenario.layout), num_experts=scenario.num_experts)
     layer = build_layer(scenario, topology)
     ranks = topology.hosted_ranks

@@ -30,9 +30,7 @@ def oracle_capacity(scenario):
 def test_layer_equals_a_loop_over_tokens(scenario):
     topology = Topology(Layout(*scenario.layout), num_experts=scenario.num_experts)
     layer = build_layer(scenario, topology)
-    stacked = [
-        getattr(layer.experts, name).detach().clone().requires_grad_() for name in WEIGHTS
-    ]
+    stacked = [getattr(layer.experts, name).detach().clone().requires_grad_() for name in WEIGHTS]
     gate_ED = layer.gate.projection.weight.detach().clone().requires_grad_()
     experts = [tuple(tensor[e] for tensor in stacked) for e in range(scenario.num_experts)]
     inputs = [x.requires_grad_() for x in tokens_of(scenario)]

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 
 class RankedDataset(Dataset):
-    """A fairseq dataset whose items are asked for, and given, together with the rank they are for."""
+    """A fairseq dataset whose items are asked for, and given, with the rank they are for."""
 
     def __init__(self, dataset, *, pad_idx: int, eos_idx: int, num_hosted: int):
         self.dataset = dataset
@@ -211,5 +211,5 @@ class RankedEpochBatchIterator(EpochBatchIterator):
                 batches[first : first + self.num_shards]
                 for first in range(0, num_full, self.num_shards)
             ]
-            np.random.shuffle(groups)  # type: ignore[arg-type]
+            np.random.shuffle(groups)
             return [*itertools.chain(*groups), *batches[num_full:]]

@@ -30,7 +30,7 @@ class TrainedModel:
 _trained: TrainedModel | None = None
 
 
-def declare_trained(model: nn.Module, topology: Topology) -> None:
+def declare_trained(model, topology: Topology) -> None:
     """Note the model that the optimizer built next belongs to."""
     global _trained
     model._ddp_params_and_buffers_to_ignore = [  # read by torch's DDP

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.moe_metrics import log_moe_metrics
+from user_dir.fast_moe.topology import refuse_unconnected_processes
 
 
 @dataclass
@@ -26,10 +27,10 @@ class MoeCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfig):
         default=0.01,
         metadata={"help": "weight of the balance loss in the training loss; 0.01 is usual"},
     )
-    moe_gate_loss_combine_method: ChoiceEnum(["average", "sum"]) = field(
+    moe_gate_loss_combine_method: ChoiceEnum(["average", "sum"]) = field(  # type: ignore
         default="average", metadata={"help": "how the balance losses of the layers are combined"}
     )
-    moe_gate_loss_transform: ChoiceEnum(["none", "neg-log"]) = field(
+    moe_gate_loss_transform: ChoiceEnum(["none", "neg-log"]) = field(  # type: ignore
         default="none",
         metadata={"help": "none; neg-log of fairseq's MoE branch is refused, with the reason"},
     )
@@ -53,6 +54,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         moe_gate_loss_combine_method="average",
         moe_gate_loss_transform="none",
     ):
+        refuse_unconnected_processes()
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         if str(moe_gate_loss_transform) == "neg-log":
             raise UserError(

@@ -78,7 +78,9 @@ def combine(outputs: Tensor, back: CapacityReturn | DroplessReturn) -> Tensor:
 # --- fixed capacity: rectangular buffers, no host synchronisation -----------------------------
 
 
-def _dispatch_slots(x_VTD: Tensor, routing: Routing, plan: ExchangePlan):
+def _dispatch_slots(
+    x_VTD: Tensor, routing: Routing, plan: ExchangePlan
+) -> tuple[ExpertInput, CapacityReturn]:
     num_ranks, num_tokens, dim = x_VTD.shape
     num_experts, capacity = routing.counts_VE.shape[1], routing.capacity
     assert capacity is not None
@@ -120,6 +122,7 @@ def _element_of_slot(routing: Routing) -> Tensor:
     """The element k·T + t in each slot, (V, E·C); -1 where the slot is empty."""
     num_ranks, num_experts = routing.counts_VE.shape
     capacity = routing.capacity
+    assert capacity is not None
     device = routing.counts_VE.device
     slot_C = torch.arange(capacity, device=device)
     starts_VE = routing.counts_VE.cumsum(1) - routing.counts_VE
@@ -127,7 +130,7 @@ def _element_of_slot(routing: Routing) -> Tensor:
     is_filled_VEC = slot_C < routing.counts_VE.unsqueeze(-1)
     num_elements = routing.sorted_elements_VN.shape[1]
     if num_elements == 0:
-        return torch.full((num_ranks, num_experts * capacity), -1, device=device)  # type: ignore
+        return torch.full((num_ranks, num_experts * capacity), -1, device=device)
     places_VS = places_VEC.clamp(max=num_elements - 1).flatten(1)
     elements_VS = routing.sorted_elements_VN.gather(1, places_VS)
     return elements_VS.masked_fill(~is_filled_VEC.flatten(1), -1)
@@ -145,6 +148,7 @@ def _choice_of_slot(routing: Routing) -> Tensor:
 
 def _slot_of_choice(routing: Routing) -> Tensor:
     """The slot e·C + c of each choice, (V, T, K); -1 where it was dropped."""
+    assert routing.capacity is not None
     slots_VTK = routing.expert_ids_VTK * routing.capacity + routing.slots_VTK
     return slots_VTK.masked_fill(routing.slots_VTK < 0, -1)
 
@@ -159,8 +163,10 @@ def _flat_rows(index_VN: Tensor, rows_per_rank: int) -> Tensor:
 # --- dropless: exact counts travel -------------------------------------------------------------
 
 
-def _dispatch_counts(x_VTD: Tensor, routing: Routing, plan: ExchangePlan):
-    num_ranks, num_tokens, dim = x_VTD.shape
+def _dispatch_counts(
+    x_VTD: Tensor, routing: Routing, plan: ExchangePlan
+) -> tuple[ExpertInput, DroplessReturn]:
+    num_ranks, num_tokens, _ = x_VTD.shape
     block, per_rank = plan.block_size, routing.counts_VE.shape[1] // plan.block_size
     counts_VBn = routing.counts_VE.view(num_ranks, block, per_rank)
     received_VBn = exchange(counts_VBn, plan)
@@ -248,7 +254,7 @@ def _token_of_element(element_M: Tensor, num_tokens: int, num_choices: int) -> T
     return element_M // per_rank * num_tokens + element_M % max(1, num_tokens)
 
 
-def _row_of_choice(element_M: Tensor, shape_VT, num_choices: int) -> Tensor:
+def _row_of_choice(element_M: Tensor, shape_VT: tuple[int, ...], num_choices: int) -> Tensor:
     """The row of each choice, (V·T, K); -1 where the choice was not sent."""
     num_ranks, num_tokens = shape_VT
     rows = element_M.new_full((num_ranks * num_choices * num_tokens,), -1)

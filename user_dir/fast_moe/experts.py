@@ -58,7 +58,12 @@ class ExpertFFN(ShardedExperts):
         Returns:
             the outputs, shaped like ``rows``.
         """
-        weights = (self.weight1_LDH, self.bias1_LH, self.weight2_LHD, self.bias2_LD)
+        weights: tuple[Tensor, ...] = (
+            self.weight1_LDH,
+            self.bias1_LH,
+            self.weight2_LHD,
+            self.bias2_LD,
+        )
         if self._served is not None:
             served = self._served.to(rows.device)
             weights = tuple(weight.index_select(0, served) for weight in weights)

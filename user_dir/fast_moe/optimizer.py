@@ -24,7 +24,7 @@ class MoeAdamConfig(FairseqAdamConfig):
 
 @register_optimizer("moe_adam", dataclass=MoeAdamConfig)
 class MoeAdam(FairseqAdam):
-    """fairseq's Adam; checkpoints hold all experts, and the gradient norm is that of all of them."""
+    """fairseq's Adam with the state of all experts in checkpoints and all of them in the norm."""
 
     def __init__(self, cfg: MoeAdamConfig, params):
         FairseqOptimizer.__init__(self, cfg)

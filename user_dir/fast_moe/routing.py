@@ -42,7 +42,7 @@ def expert_capacity(num_tokens: int, num_experts: int, *, top_k: int, factor: fl
 
 
 def evaluation_capacity(num_tokens: int, *, fraction: float) -> int:
-    """Slots of an expert at evaluation: that fraction of a rank's tokens, rounded up; at least 1."""
+    """Slots of an expert at evaluation: that share of a rank's tokens, rounded up; at least 1."""
     return max(1, math.ceil(num_tokens * Fraction(str(fraction))))
 
 

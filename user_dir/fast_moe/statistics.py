@@ -1,4 +1,4 @@
-"""What a MoE layer reports of its routing: sums that add up over ranks, batches, processes. Level 1."""
+"""What a MoE layer reports: sums that add up over ranks, batches, processes. Level 1."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,8 @@ class LayerSums:
     @staticmethod
     def of(sums: Tensor) -> "LayerSums":
         values = sums.tolist()
-        return LayerSums(*values[: len(COLUMNS)], loads=values[len(COLUMNS) :])
+        by_name = dict(zip(COLUMNS, values[: len(COLUMNS)], strict=True))
+        return LayerSums(loads=values[len(COLUMNS) :], **by_name)
 
 
 def layer_sums(

@@ -3,12 +3,13 @@
 import logging
 from dataclasses import dataclass, field
 
-from fairseq.tasks import register_task
+from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from user_dir.fast_moe.batches import RankedDataset, RankedEpochBatchIterator, without_ranks
 from user_dir.fast_moe.checkpoint import trained_model
+from user_dir.fast_moe.topology import refuse_unconnected_processes
 
 logger = logging.getLogger(__name__)
 
@@ -17,13 +18,13 @@ _UNGROUPED_HELP = (
 )
 
 
-class _RankedBatches:
+class _RankedBatches(FairseqTask):
     """Shards training and validation batches by logical rank. Comes before fairseq's task."""
 
-    _no_grouped_shuffling: bool
     _trains = False
 
     def build_criterion(self, cfg, **kwargs):
+        refuse_unconnected_processes()
         # Only training and validation have a criterion; generation shards by process.
         self._trains = True
         self._ranked: dict = {}
@@ -65,11 +66,14 @@ class _RankedBatches:
                 ),
                 ranks=topology.hosted_ranks,
                 num_ranks=topology.num_ranks,
-                grouped_shuffling=not self._no_grouped_shuffling,
+                grouped_shuffling=not self._shuffles_one_by_one(),
                 skip_remainder_batch=skip_remainder_batch,
             )
             self._ranked[dataset] = (stock, ranked)
         return ranked
+
+    def _shuffles_one_by_one(self) -> bool:
+        raise NotImplementedError
 
     def inference_step(self, generator, models, sample, **kwargs):
         """Translate the real sentences of a batch, each on the rank of its own tokens."""
@@ -87,8 +91,7 @@ class ScomoeTranslationConfig(TranslationConfig):
 class ScomoeTranslationTask(_RankedBatches, TranslationTask):
     """fairseq's `translation` with batches sharded by logical rank."""
 
-    @property
-    def _no_grouped_shuffling(self) -> bool:
+    def _shuffles_one_by_one(self) -> bool:
         return self.cfg.no_grouped_shuffling
 
 
@@ -101,6 +104,5 @@ class ScomoeMultilingualTranslationTask(_RankedBatches, TranslationMultiSimpleEp
         TranslationMultiSimpleEpochTask.add_args(parser)
         parser.add_argument("--no-grouped-shuffling", action="store_true", help=_UNGROUPED_HELP)
 
-    @property
-    def _no_grouped_shuffling(self) -> bool:
+    def _shuffles_one_by_one(self) -> bool:
         return self.args.no_grouped_shuffling

@@ -1,8 +1,8 @@
-"""The accelerators that a model is laid out for, the processes that run them, and who talks to whom.
+"""The accelerators that a model is laid out for, and the processes that run them. Level 1.
 
 A layout has R = nodes · ranks_per_node *logical* ranks. P processes host them, V = R / P
 consecutive ranks each. Rank r holds experts r·n … r·n+n-1, n = E / R; where there are fewer
-experts than ranks, rank r holds a replica of expert r mod E. Level 1.
+experts than ranks, rank r holds a replica of expert r mod E.
 """
 
 import os
@@ -128,6 +128,24 @@ def running_processes() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def refuse_unconnected_processes() -> None:
+    """Refuse training in one of several processes that do not know of each other.
+
+    Under torchrun or srun plain `fairseq-train` runs as that many independent jobs, which write
+    over each other's checkpoints. Reads the launchers' variables.
+
+    Raises:
+        UserError: a launcher started several processes, but `torch.distributed` has one.
+    """
+    _, num_processes = running_processes()
+    started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
+    if started > 1 and num_processes == 1:
+        raise UserError(
+            f"{started} processes were started, but each would train a model of its own; start "
+            "scomoe-train (python -m user_dir.cli.train) instead of fairseq-train"
+        )
 
 
 def running_layout() -> Layout:

@@ -106,7 +106,7 @@ class _Zero(nn.Module):
         return x.new_zeros(())
 
 
-def _without_feed_forward(layer: nn.Module) -> None:
+def _without_feed_forward(layer) -> None:
     layer.activation_fn = _identity
     layer.final_layer_norm = nn.Identity()  # fairseq applies it after the empty sublayer
 
@@ -160,6 +160,9 @@ class MoeEncoderLayer(nn.Module):
     def forward(self, x_SBD: Tensor, padding_mask: Tensor | None, tokens: RankedTokens):
         """Returns (S, B, D) and the `LayerReport`."""
         return self.feed_forward(self.attention(x_SBD, padding_mask), tokens)
+
+    def upgrade_state_dict_named(self, state_dict, name):
+        """Nothing to rename; fairseq's encoder asks each of its layers on loading."""
 
 
 class MoeDecoderLayer(nn.Module):

@@ -1,0 +1,224 @@
+"""Law 1 and checkpoints through the commands: any number of processes trains the same model."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq import options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+import user_dir  # noqa: F401 - lets the safe loader read fairseq checkpoints
+from tests.support.commands import (
+    ROOT,
+    environment,
+    module,
+    run,
+    train_arguments,
+    updates_of,
+)
+
+LOGGED = ("loss", "nll_loss", "gnorm", "sample_size", "moe_gate_loss", "moe_overflow1")
+
+
+@pytest.fixture(scope="module")
+def runs(small_corpus, tmp_path_factory):
+    """One epoch and a bit on 1, 2 and 4 processes: (folder, updates) of each."""
+    results = {}
+    for processes in (1, 2, 4):
+        save_dir = tmp_path_factory.mktemp(f"on{processes}")
+        command = module("train", "--processes", str(processes))
+        arguments = train_arguments(small_corpus / "bin", save_dir)
+        extra = ["--max-update", "8", "--save-interval-updates", "4", "--max-epoch", "2"]
+        done = run([*command, *arguments, *extra])
+        results[processes] = save_dir, updates_of(done.stdout + done.stderr)
+    return results
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+def test_losses_and_gradient_norms_do_not_depend_on_the_processes(runs):
+    _, expected = runs[1]
+    assert len(expected) == 8
+    for processes in (2, 4):
+        _, updates = runs[processes]
+        assert updates.keys() == expected.keys()
+        for number, record in expected.items():
+            for key in LOGGED:
+                assert updates[number][key] == pytest.approx(record[key], abs=1.1e-3), (number, key)
+
+
+# Tokens a batch, and which micro-batch of the epoch's last update finds ranks without a batch.
+POSITIONS = [(36, "first"), (58, "second"), (52, "third")]
+
+
+@pytest.mark.parametrize(("max_tokens", "position"), POSITIONS)
+def test_ranks_without_a_batch_at_every_micro_batch(small_corpus, tmp_path, max_tokens, position):
+    num_batches = number_of_batches(small_corpus / "bin", max_tokens)
+    assert num_batches % 4 != 0
+    assert -(-num_batches // 4) % 3 == {"first": 1, "second": 2, "third": 0}[position]
+    curves = []
+    for processes in (1, 4):
+        arguments = train_arguments(
+            small_corpus / "bin", tmp_path / str(processes), max_tokens=max_tokens
+        )
+        extra = ["--max-epoch", "1", "--no-save"]
+        done = run([*module("train", "--processes", str(processes)), *arguments, *extra])
+        curves.append(updates_of(done.stdout + done.stderr))
+    last = -(-num_batches // 12)
+    assert max(curves[0]) == last
+    for number, record in curves[0].items():
+        for key in LOGGED:
+            assert curves[1][number][key] == pytest.approx(record[key], abs=1.1e-3), (number, key)
+
+
+def number_of_batches(data: Path, max_tokens: int) -> int:
+    """The batches that fairseq makes of the training set."""
+    parser = options.get_training_parser()
+    arguments = [str(a) for a in train_arguments(data, data, max_tokens=max_tokens)]
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=arguments))
+    task = tasks.setup_task(cfg.task)
+    task.load_dataset("train")
+    iterator = task.get_batch_iterator(
+        task.dataset("train"), max_tokens=max_tokens, max_positions=(1024, 1024), seed=3
+    )
+    return len(iterator.frozen_batches)
+
+
+def test_models_and_adam_states_do_not_depend_on_the_processes(runs):
+    first = load(runs[1][0] / "checkpoint_last.pt")
+    for processes in (2, 4):
+        other = load(runs[processes][0] / "checkpoint_last.pt")
+        assert list(other["model"]) == list(first["model"])
+        for name, tensor in first["model"].items():
+            if name.endswith("k_proj.bias"):
+                continue  # its gradient is zero but for rounding, which Adam blows up
+            torch.testing.assert_close(other["model"][name], tensor, atol=2e-5, rtol=1e-4)
+        mine = first["last_optimizer_state"]["state"]
+        theirs = other["last_optimizer_state"]["state"]
+        assert mine.keys() == theirs.keys()
+        for index, state in mine.items():
+            assert theirs[index]["step"] == state["step"]
+            # The first moment is a gradient: a wrong scale of the experts' shows here.
+            for moment in ("exp_avg", "exp_avg_sq"):
+                torch.testing.assert_close(
+                    theirs[index][moment], state[moment], atol=1e-6, rtol=2e-3
+                )
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
+def test_training_goes_on_with_another_number_of_processes(
+    runs, small_corpus, tmp_path, before, after
+):
+    checkpoint = next(runs[before][0].glob("checkpoint_1_4.pt"))
+    curves = []
+    for processes in (before, after):
+        save_dir = tmp_path / str(processes)
+        arguments = train_arguments(small_corpus / "bin", save_dir)
+        # The layout is the checkpoint's: the options are left out.
+        at = arguments.index("--moe-nodes")
+        del arguments[at : at + 4]
+        done = run(
+            [
+                *module("train", "--processes", str(processes)),
+                *arguments,
+                *("--restore-file", checkpoint, "--max-update", "7", "--no-save"),
+            ]
+        )
+        curves.append(updates_of(done.stdout + done.stderr))
+    assert sorted(curves[0]) == [5, 6, 7]
+    for number, record in curves[0].items():
+        for key in LOGGED:
+            assert curves[1][number][key] == pytest.approx(record[key], abs=1.1e-3)
+
+
+def test_stock_fairseq_train_runs_in_one_process(small_corpus, tmp_path):
+    arguments = train_arguments(small_corpus / "bin", tmp_path / "stock")
+    done = run(["fairseq-train", *arguments, "--max-update", "2"])
+    assert (tmp_path / "stock" / "checkpoint_last.pt").exists()
+    assert len(updates_of(done.stdout + done.stderr)) == 2
+
+
+def test_torchrun_starts_one_model_not_several(small_corpus, tmp_path, runs):
+    arguments = train_arguments(small_corpus / "bin", tmp_path / "torchrun")
+    torchrun = ["torchrun", "--nproc-per-node", "2", "--master-port", "0", "--standalone"]
+    done = run([*torchrun, "-m", "user_dir.cli.train", *arguments, "--max-update", "2"])
+    updates = updates_of(done.stdout + done.stderr)
+    for number, record in updates.items():
+        assert record["loss"] == pytest.approx(runs[1][1][number]["loss"], abs=1.1e-3)
+
+
+def test_torchrun_of_fairseq_train_itself_is_refused(small_corpus, tmp_path):
+    arguments = train_arguments(small_corpus / "bin", tmp_path / "wrong")
+    torchrun = ["torchrun", "--nproc-per-node", "2", "--standalone", "--no-python"]
+    done = run([*torchrun, "fairseq-train", *arguments, "--max-update", "2"], check=False)
+    assert done.returncode != 0
+    assert "scomoe-train" in done.stdout + done.stderr
+    assert not (tmp_path / "wrong" / "checkpoint_last.pt").exists()
+
+
+def test_bf16_trains_on_two_processes(small_corpus, tmp_path):
+    arguments = train_arguments(small_corpus / "bin", tmp_path / "bf16")
+    extra = ["--bf16", "--fp16-no-flatten-grads", "--moe-gating-use-fp32", "--max-update", "3"]
+    done = run([*module("train", "--processes", "2"), *arguments, *extra])
+    updates = updates_of(done.stdout + done.stderr)
+    assert len(updates) == 3
+    model = load(tmp_path / "bf16" / "checkpoint_last.pt")["model"]
+    assert model["encoder.layers.1.feed_forward.moe.experts.weight1_LDH"].shape[0] == 8
+
+
+def test_a_killed_process_ends_the_others_and_the_run_resumes(small_corpus, tmp_path):
+    save_dir = tmp_path / "killed"
+    arguments = train_arguments(small_corpus / "bin", save_dir)
+    command = [
+        *module("train", "--processes", "2"),
+        *arguments,
+        *("--save-interval-updates", "2", "--max-update", "100000"),
+    ]
+    parent = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _wait_for(save_dir / "checkpoint_last.pt", parent, seconds=120)
+        workers = _children_of(parent.pid)
+        assert len(workers) == 2
+        _kill(workers[1])
+        started = time.monotonic()
+        _, errors = parent.communicate(timeout=30)
+        assert time.monotonic() - started < 20
+    finally:
+        parent.kill()
+    assert parent.returncode != 0
+    assert "was ended by SIGKILL" in errors
+    assert "run the same command to resume" in errors
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    done_updates = load(save_dir / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
+    resumed = run([*command[:-1], str(done_updates + 1)])
+    assert sorted(updates_of(resumed.stdout + resumed.stderr)) == [done_updates + 1]
+
+
+def _wait_for(path: Path, process: subprocess.Popen, *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.2)
+
+
+def _children_of(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _kill(pid: int) -> None:
+    import os
+
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,135 @@
+"""Several local processes that translate batches, each with its own copy of the models.
+
+The parent hands a batch to whoever is idle. It ends all workers when one fails, and a worker
+ends when the parent is gone.
+"""
+
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+import torch
+
+from user_dir.cli.decoding import Decoding, Translation, Translator
+from user_dir.fast_moe.errors import UserError
+
+_GRACE_SECONDS = 5.0
+
+
+@dataclass
+class _Worker:
+    """A process and the parent's end of the pipe to it."""
+
+    process: SpawnProcess
+    connection: Connection
+    batch: int | None = None  # the index of what it translates; None while it loads the models
+
+
+def translate_in_processes(
+    decoding: Decoding, batches: Sequence[Sequence[str]], *, processes: int
+) -> Iterator[tuple[int, list[Translation]]]:
+    """Yield (index of a batch, its translations) as they come; ends all workers at the end.
+
+    Raises:
+        UserError: a worker failed or was killed.
+    """
+    threads = max(1, torch.get_num_threads() // processes)
+    workers: list[_Worker] = []
+    try:
+        for index in range(processes):
+            workers.append(_start(decoding, index, threads))
+        yield from _share_out(workers, batches)
+    finally:
+        _end(workers)
+
+
+def _start(decoding: Decoding, index: int, threads: int) -> _Worker:
+    # Not fork: a child must not inherit OpenMP's threads or a GPU's context.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_work, args=(theirs, decoding, index, threads), daemon=True, name=f"worker {index}"
+    )
+    process.start()
+    theirs.close()  # now only the worker holds it: its death is an end of file here
+    return _Worker(process, ours)
+
+
+def _share_out(
+    workers: list[_Worker], batches: Sequence[Sequence[str]]
+) -> Iterator[tuple[int, list[Translation]]]:
+    unsent = iter(range(len(batches)))
+    by_connection = {worker.connection: worker for worker in workers}
+    while by_connection:
+        for connection in wait(list(by_connection)):
+            assert isinstance(connection, Connection)
+            worker = by_connection[connection]
+            translations = _receive(worker, workers)
+            finished = worker.batch
+            worker.batch = next(unsent, None)
+            if worker.batch is None:
+                del by_connection[connection]
+            else:
+                _send(worker, batches[worker.batch], workers)
+            if finished is not None:
+                yield finished, translations
+
+
+def _receive(worker: _Worker, workers: list[_Worker]) -> list[Translation]:
+    try:
+        message = worker.connection.recv()
+    except (EOFError, ConnectionError):
+        raise _death(worker, workers) from None
+    if isinstance(message, UserError):
+        raise message
+    return message
+
+
+def _send(worker: _Worker, lines: Sequence[str], workers: list[_Worker]) -> None:
+    try:
+        worker.connection.send(list(lines))
+    except (BrokenPipeError, ConnectionError):
+        raise _death(worker, workers) from None
+
+
+def _death(worker: _Worker, workers: list[_Worker]) -> UserError:
+    worker.process.join(_GRACE_SECONDS)
+    status = worker.process.exitcode
+    if status is not None and status < 0:
+        how = f"was ended by {signal.Signals(-status).name}"
+        cure = "if memory ran out, fewer --processes or a smaller --max-tokens would do"
+    else:
+        how, cure = f"failed with status {status}", "its own message is above"
+    return UserError(
+        f"worker {workers.index(worker) + 1} of {len(workers)} {how}; the others were stopped and "
+        f"nothing was written. {cure[0].upper()}{cure[1:]}"
+    )
+
+
+def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.connection.close()
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(_GRACE_SECONDS)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+def _work(connection: Connection, decoding: Decoding, index: int, threads: int) -> None:
+    """A worker's life: load, say so, then answer batches until the parent goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends us
+    torch.set_num_threads(threads)
+    try:
+        translator = Translator(decoding, device_index=index)
+        connection.send([])
+        while True:
+            connection.send(translator.translate(connection.recv()))
+    except UserError as error:
+        connection.send(error)
+    except (EOFError, ConnectionError):
+        return
