@@ -33,7 +33,8 @@ def runs(small_corpus, tmp_path_factory):
         arguments = train_arguments(small_corpus / "bin", save_dir)
         extra = ["--max-update", "8", "--save-interval-updates", "4", "--max-epoch", "2"]
         done = run([*command, *arguments, *extra])
-        results[processes] = save_dir, updates_of(done.stdout + done.stderr)
+        output = done.stdout + done.stderr
+        results[processes] = save_dir, updates_of(output), updates_of(output, tag="valid")
     return results
 
 
@@ -42,14 +43,23 @@ def load(path: Path) -> dict:
 
 
 def test_losses_and_gradient_norms_do_not_depend_on_the_processes(runs):
-    _, expected = runs[1]
+    _, expected, _ = runs[1]
     assert len(expected) == 8
     for processes in (2, 4):
-        _, updates = runs[processes]
+        _, updates, _ = runs[processes]
         assert updates.keys() == expected.keys()
         for number, record in expected.items():
             for key in LOGGED:
                 assert updates[number][key] == pytest.approx(record[key], abs=1.1e-3), (number, key)
+
+
+def test_validation_does_not_depend_on_the_processes(runs):
+    expected = runs[1][2]
+    assert expected
+    for processes in (2, 4):
+        for number, record in expected.items():
+            for key in ("valid_loss", "valid_nll_loss", "valid_moe_gate_loss"):
+                assert runs[processes][2][number][key] == pytest.approx(record[key], abs=1.1e-3)
 
 
 # Tokens a batch, and which micro-batch of the epoch's last update finds ranks without a batch.
@@ -66,7 +76,7 @@ def test_ranks_without_a_batch_at_every_micro_batch(small_corpus, tmp_path, max_
         arguments = train_arguments(
             small_corpus / "bin", tmp_path / str(processes), max_tokens=max_tokens
         )
-        extra = ["--max-epoch", "1", "--no-save"]
+        extra = ["--max-epoch", "1", "--no-save", "--disable-validation"]
         done = run([*module("train", "--processes", str(processes)), *arguments, *extra])
         curves.append(updates_of(done.stdout + done.stderr))
     last = -(-num_batches // 12)
@@ -126,7 +136,14 @@ def test_training_goes_on_with_another_number_of_processes(
             [
                 *module("train", "--processes", str(processes)),
                 *arguments,
-                *("--restore-file", checkpoint, "--max-update", "7", "--no-save"),
+                *(
+                    "--restore-file",
+                    checkpoint,
+                    "--max-update",
+                    "7",
+                    "--no-save",
+                    "--disable-validation",
+                ),
             ]
         )
         curves.append(updates_of(done.stdout + done.stderr))
@@ -138,7 +155,7 @@ def test_training_goes_on_with_another_number_of_processes(
 
 def test_stock_fairseq_train_runs_in_one_process(small_corpus, tmp_path):
     arguments = train_arguments(small_corpus / "bin", tmp_path / "stock")
-    done = run(["fairseq-train", *arguments, "--max-update", "2"])
+    done = run(["fairseq-train", *arguments, "--max-update", "2", "--disable-validation"])
     assert (tmp_path / "stock" / "checkpoint_last.pt").exists()
     assert len(updates_of(done.stdout + done.stderr)) == 2
 
@@ -146,7 +163,17 @@ def test_stock_fairseq_train_runs_in_one_process(small_corpus, tmp_path):
 def test_torchrun_starts_one_model_not_several(small_corpus, tmp_path, runs):
     arguments = train_arguments(small_corpus / "bin", tmp_path / "torchrun")
     torchrun = ["torchrun", "--nproc-per-node", "2", "--master-port", "0", "--standalone"]
-    done = run([*torchrun, "-m", "user_dir.cli.train", *arguments, "--max-update", "2"])
+    done = run(
+        [
+            *torchrun,
+            "-m",
+            "user_dir.cli.train",
+            *arguments,
+            "--max-update",
+            "2",
+            "--disable-validation",
+        ]
+    )
     updates = updates_of(done.stdout + done.stderr)
     for number, record in updates.items():
         assert record["loss"] == pytest.approx(runs[1][1][number]["loss"], abs=1.1e-3)
@@ -155,7 +182,10 @@ def test_torchrun_starts_one_model_not_several(small_corpus, tmp_path, runs):
 def test_torchrun_of_fairseq_train_itself_is_refused(small_corpus, tmp_path):
     arguments = train_arguments(small_corpus / "bin", tmp_path / "wrong")
     torchrun = ["torchrun", "--nproc-per-node", "2", "--standalone", "--no-python"]
-    done = run([*torchrun, "fairseq-train", *arguments, "--max-update", "2"], check=False)
+    done = run(
+        [*torchrun, "fairseq-train", *arguments, "--max-update", "2", "--disable-validation"],
+        check=False,
+    )
     assert done.returncode != 0
     assert "scomoe-train" in done.stdout + done.stderr
     assert not (tmp_path / "wrong" / "checkpoint_last.pt").exists()
@@ -163,7 +193,14 @@ def test_torchrun_of_fairseq_train_itself_is_refused(small_corpus, tmp_path):
 
 def test_bf16_trains_on_two_processes(small_corpus, tmp_path):
     arguments = train_arguments(small_corpus / "bin", tmp_path / "bf16")
-    extra = ["--bf16", "--fp16-no-flatten-grads", "--moe-gating-use-fp32", "--max-update", "3"]
+    extra = [
+        "--bf16",
+        "--fp16-no-flatten-grads",
+        "--moe-gating-use-fp32",
+        "--max-update",
+        "3",
+        "--disable-validation",
+    ]
     done = run([*module("train", "--processes", "2"), *arguments, *extra])
     updates = updates_of(done.stdout + done.stderr)
     assert len(updates) == 3
@@ -177,7 +214,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(small_corpus, tmp_
     command = [
         *module("train", "--processes", "2"),
         *arguments,
-        *("--save-interval-updates", "2", "--max-update", "100000"),
+        *("--save-interval-updates", "2", "--disable-validation", "--max-update", "100000"),
     ]
     parent = subprocess.Popen(
         [str(part) for part in command],

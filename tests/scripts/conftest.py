@@ -13,7 +13,7 @@ from tests.support.commands import module, run
 MAX_POSITIONS = 64
 
 _TRAINING = """
---user-dir user_dir --arch scomoe_tiny --cpu --max-update 50 --max-tokens 512 --seed 1
+--user-dir user_dir --arch scomoe_tiny --cpu --max-tokens 512 --seed 1
 --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 64 --encoder-ffn-embed-dim 64
 --moe-nodes 2 --moe-ranks-per-node 2 --criterion moe_cross_entropy --label-smoothing 0.1
 --optimizer moe_adam --lr 8e-3 --lr-scheduler inverse_sqrt --warmup-updates 20
@@ -56,7 +56,7 @@ def bilingual(three_languages: Path, tmp_path_factory: pytest.TempPathFactory) -
     """English to German, laid out for 2 nodes x 2 ranks, saved after epochs and updates."""
     save_dir = tmp_path_factory.mktemp("bilingual")
     options = ["--task", "scomoe_translation", "-s", "en", "-t", "de"]
-    options += ["--save-interval", "4", "--save-interval-updates", "20"]
+    options += ["--max-update", "80", "--save-interval", "10", "--save-interval-updates", "40"]
     _train(three_languages, save_dir, options)
     return Trained(three_languages, save_dir)
 
@@ -68,7 +68,7 @@ def multilingual(three_languages: Path, tmp_path_factory: pytest.TempPathFactory
     lists = three_languages / "bin"
     options = ["--task", "scomoe_multilingual_translation", "--encoder-langtok", "tgt"]
     options += ["--lang-dict", str(lists / "langs.txt"), "--lang-pairs", str(lists / "pairs.txt")]
-    _train(three_languages, save_dir, [*options, "--no-epoch-checkpoints"])
+    _train(three_languages, save_dir, [*options, "--max-update", "50", "--no-epoch-checkpoints"])
     return Trained(three_languages, save_dir)
 
 

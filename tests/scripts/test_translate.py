@@ -15,6 +15,9 @@ from tests.scripts.conftest import MAX_POSITIONS, Trained
 from tests.support.commands import ROOT, environment, module, run
 from user_dir.cli import translate
 from user_dir.cli.sentences import make_batches
+from user_dir.cli.translation_options import resolve
+from user_dir.cli.workers import translate_in_processes
+from user_dir.fast_moe.errors import UserError
 from user_dir.text.subwords import Subwords
 
 
@@ -100,7 +103,6 @@ def test_multilingual_translations_are_those_of_fairseq_interactive(
 @pytest.mark.parametrize(
     "options",
     [
-        ("--batch-size", "1"),
         ("--max-tokens", "60"),
         ("--max-tokens", "1"),
         ("--processes", "2"),
@@ -140,18 +142,14 @@ def test_bfloat16_translates_every_line(bilingual: Trained, english: Path) -> No
 
 
 def test_standard_input_to_standard_output(
-    bilingual: Trained, english: Path, german: list[str]
+    bilingual: Trained, english: Path, german: list[str], capfdbinary, monkeypatch
 ) -> None:
-    done = subprocess.run(
-        module("translate", "--path", str(bilingual.checkpoint), "--progress"),
-        input=english.read_bytes(),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        timeout=120,
-    )
-    assert done.stdout.decode() == "".join(f"{line}\n" for line in german)
-    assert b"finished: 25 of 25 lines" in done.stderr
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(english.read_bytes())))
+    capfdbinary.readouterr()
+    assert translate.main(["--path", str(bilingual.checkpoint), "--progress"]) == 0
+    captured = capfdbinary.readouterr()
+    assert captured.out.decode() == "".join(f"{line}\n" for line in german)
+    assert b"finished: 25 of 25 lines" in captured.err
 
 
 def test_an_empty_line_stays_an_empty_line(bilingual: Trained, tmp_path: Path) -> None:
@@ -351,18 +349,16 @@ def test_a_killed_worker_ends_the_others_and_writes_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"source.txt", "output.txt"}
 
 
-def test_a_worker_s_error_is_told_once(
-    bilingual: Trained, english: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+def test_a_worker_s_error_reaches_the_parent(
+    bilingual: Trained, english: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.pt"
     state = torch.load(bilingual.checkpoint, weights_only=True)
     del state["model"]["encoder.layer_norm.weight"]
     torch.save(state, broken)
-    arguments = ["--path", broken, "--input", english, "--processes", "2"]
-    assert translate.main([str(argument) for argument in arguments]) == 2
-    errors = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
-    (message,) = errors
-    assert "encoder.layer_norm.weight" in message
+    args = translate.get_parser().parse_args(["--path", str(broken), "--cpu"])
+    with pytest.raises(UserError, match="encoder.layer_norm.weight"):
+        list(translate_in_processes(resolve(args), [["one"]], processes=1))
 
 
 def test_batches_hold_every_line_once_and_keep_to_their_limits() -> None:

@@ -71,7 +71,7 @@ def train_arguments(data: Path, save_dir: Path, *, max_tokens: int = 52) -> list
             "1",
         ),
         *("--log-format", "json", "--log-interval", "1", "--seed", "3"),
-        *("--save-dir", save_dir, "--disable-validation", "--cpu"),
+        *("--save-dir", save_dir, "--num-workers", "0", "--cpu"),
     ]
 
 
@@ -81,6 +81,8 @@ def updates_of(output: str, tag: str = "train_inner") -> dict[int, dict[str, flo
         line.partition(f"| {tag} |")[2] for line in output.splitlines() if f"| {tag} |" in line
     ]
     records = [json.loads(line) for line in lines]
+    number = "num_updates" if tag.startswith("train") else f"{tag}_num_updates"
     return {
-        int(record["num_updates"]): {k: float(v) for k, v in record.items()} for record in records
+        int(record[number]): {key: float(value) for key, value in record.items()}
+        for record in records
     }

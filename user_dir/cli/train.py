@@ -125,10 +125,13 @@ def _train(arguments: list[str]) -> None:
     from fairseq.distributed import utils as distributed_utils
     from fairseq_cli.train import main as fairseq_main
 
+    from user_dir.fast_moe.checkpoint import mend_checkpoints
+
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, input_args=arguments)
     if args.bf16:
         args.tpu = False  # fairseq takes --bf16 for a TPU
+    mend_checkpoints(args.save_dir)
     distributed_utils.call_main(convert_namespace_to_omegaconf(args), fairseq_main)
 
 

@@ -2,10 +2,13 @@
 
 import logging
 import os
+import shutil
 import sys
 import weakref
+import zipfile
 from argparse import Namespace
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +81,11 @@ def saved_layout(args: Namespace) -> Layout | None:
     path = _restore_path(args)
     if path is None or not os.path.isfile(path):
         return None
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path} is damaged, as when a save was cut off; scomoe-train restores it from the "
+            "newest whole checkpoint of its folder, --restore-file names another one"
+        )
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     saved = state.get("model", {}).get(_LAYOUT_KEY)
     if saved is None:
@@ -85,6 +93,32 @@ def saved_layout(args: Namespace) -> Layout | None:
     layout = Layout(*saved.tolist())
     logger.info("layout %s taken from %s", layout, path)
     return layout
+
+
+def mend_checkpoints(save_dir: str) -> None:
+    """Replace a best or last checkpoint whose writing was cut off by the newest whole one.
+
+    fairseq writes every new checkpoint under a temporary name first, but copies it to
+    `checkpoint_best.pt` and `checkpoint_last.pt` in place. The newest whole file is then the
+    one that was being copied, so nothing is lost.
+    """
+    folder = Path(save_dir)
+    damaged = [
+        path
+        for path in (folder / "checkpoint_best.pt", folder / "checkpoint_last.pt")
+        if path.is_file() and not zipfile.is_zipfile(path)
+    ]
+    if not damaged:
+        return
+    whole = [path for path in folder.glob("checkpoint*.pt") if zipfile.is_zipfile(path)]
+    if not whole:
+        raise UserError(f"{damaged[0]} is damaged and {folder} holds no whole checkpoint")
+    newest = max(whole, key=lambda path: path.stat().st_mtime)
+    for path in damaged:
+        logger.warning("%s was cut off while it was written; restored from %s", path, newest)
+        partial = path.with_name(f"{path.name}.mend{os.getpid()}")
+        shutil.copyfile(newest, partial)
+        os.replace(partial, path)
 
 
 def _restore_path(args: Namespace) -> str | None:

@@ -1,0 +1,59 @@
+"""The multilingual task gives ranks their batches too; stock tasks and BLEU in training work."""
+
+import pytest
+
+from tests.support.commands import module, run, train_arguments, updates_of
+
+
+def without(arguments: list, flag: str, num_values: int) -> list:
+    at = arguments.index(flag)
+    return arguments[:at] + arguments[at + 1 + num_values :]
+
+
+def test_multilingual_training_does_not_depend_on_the_processes(small_corpus, tmp_path):
+    data = small_corpus / "bin"
+    curves, validations = [], []
+    for processes in (1, 2):
+        arguments = train_arguments(data, tmp_path / str(processes))
+        for flag in ("--task", "-s", "-t"):
+            arguments = without(arguments, flag, 1)
+        extra = [
+            *("--task", "scomoe_multilingual_translation", "--lang-pairs", "en-de,de-en"),
+            *("--lang-dict", data / "langs.txt", "--encoder-langtok", "tgt"),
+            *("--max-update", "4", "--no-save"),
+        ]
+        done = run([*module("train", "--processes", str(processes)), *arguments, *extra])
+        output = done.stdout + done.stderr
+        curves.append(updates_of(output))
+        validations.append(updates_of(output, tag="valid"))
+    assert sorted(curves[0]) == [1, 2, 3, 4]
+    for number, record in curves[0].items():
+        for key in ("loss", "gnorm", "sample_size"):
+            assert curves[1][number][key] == pytest.approx(record[key], abs=1.1e-3)
+    expected = validations[0][4]["valid_nll_loss"]
+    assert validations[1][4]["valid_nll_loss"] == pytest.approx(expected, abs=1.1e-3)
+
+
+def test_a_stock_task_trains_on_two_processes(small_corpus, tmp_path):
+    arguments = train_arguments(small_corpus / "bin", tmp_path)
+    arguments[arguments.index("scomoe_translation")] = "translation"
+    extra = ["--max-update", "6", "--no-save", "--disable-validation"]
+    done = run([*module("train", "--processes", "2"), *arguments, *extra])
+    updates = updates_of(done.stdout + done.stderr)
+    assert updates[6]["loss"] < updates[1]["loss"]
+
+
+def test_bleu_in_training_works_in_one_process_and_is_refused_in_two(small_corpus, tmp_path):
+    arguments = train_arguments(small_corpus / "bin", tmp_path)
+    extra = [
+        *("--max-update", "1", "--eval-bleu", "--eval-bleu-remove-bpe", "sentencepiece"),
+        *("--eval-bleu-args", '{"beam": 1, "max_len_b": 5}'),
+    ]
+    done = run([*module("train"), *arguments, *extra])
+    assert "valid_bleu" in updates_of(done.stdout + done.stderr, tag="valid")[1]
+    # The BLEU meters are in the checkpoint, and the safe loader reads them.
+    again = run([*module("train"), *arguments, *extra, "--max-update", "2"])
+    assert sorted(updates_of(again.stdout + again.stderr)) == [2]
+    refused = run([*module("train", "--processes", "2"), *arguments, *extra], check=False)
+    assert refused.returncode != 0
+    assert "--eval-bleu with 2 processes does not work" in refused.stderr
