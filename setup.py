@@ -2,7 +2,15 @@
 
 from setuptools import find_packages, setup
 
-COMMANDS = ("train", "translate", "average", "report", "prepare-numbers", "prepare-multi30k")
+COMMANDS = (
+    "train",
+    "translate",
+    "evaluate",
+    "average",
+    "report",
+    "prepare-numbers",
+    "prepare-multi30k",
+)
 
 setup(
     name="scomoe",

@@ -14,6 +14,7 @@ import torch
 from tests.scripts.conftest import MAX_POSITIONS, Trained
 from tests.support.commands import ROOT, environment, module, run
 from user_dir.cli import translate
+from user_dir.cli.decoding import Batch
 from user_dir.cli.sentences import make_batches
 from user_dir.cli.translation_options import resolve
 from user_dir.cli.workers import translate_in_processes
@@ -296,9 +297,9 @@ def test_a_failed_run_leaves_the_old_output(
     (tmp_path / "source.txt").write_text("one\ntwo\nthree\n")
     output = tmp_path / "output.txt"
     output.write_text("old\n")
-    real = translate._decode
+    real = translate.translate_batches
     without_the_first = lambda *args, **options: list(real(*args, **options))[1:]  # noqa: E731
-    monkeypatch.setattr(translate, "_decode", without_the_first)
+    monkeypatch.setattr(translate, "translate_batches", without_the_first)
     message = error_of(
         *(capsys, "--path", bilingual.checkpoint),
         *("--input", tmp_path / "source.txt", "--output", output, "--batch-size", "2"),
@@ -357,8 +358,8 @@ def test_a_worker_s_error_reaches_the_parent(
     del state["model"]["encoder.layer_norm.weight"]
     torch.save(state, broken)
     args = translate.get_parser().parse_args(["--path", str(broken), "--cpu"])
-    with pytest.raises(UserError, match="encoder.layer_norm.weight"):
-        list(translate_in_processes(resolve(args), [["one"]], processes=1))
+    with pytest.raises(UserError, match=r"encoder\.layer_norm\.weight"):
+        list(translate_in_processes(resolve(args), [Batch(["one"])], processes=1))
 
 
 def test_batches_hold_every_line_once_and_keep_to_their_limits() -> None:

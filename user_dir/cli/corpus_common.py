@@ -1,16 +1,12 @@
-"""What the commands that prepare a corpus share: options, the prepared folder, error reports."""
+"""What the commands that prepare a corpus share: options and the prepared folder."""
 
 import argparse
 import logging
 import shutil
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from user_dir.text.corpus import SPLITS, Corpus, write_language_lists, write_pieces, write_raw
 from user_dir.text.folder import new_folder
-from user_dir.text.lines import CorpusError
 from user_dir.text.pairs import Pair
 from user_dir.text.subwords import train_subwords
 
@@ -31,23 +27,6 @@ def add_output_options(
         action="store_true",
         help="replace a prepared corpus at --out once the new one is complete",
     )
-
-
-def exit_status(command: str, work: Callable[[], None]) -> int:
-    """Run the work; a user's mistake or a failing disk gives one sentence and status 2."""
-    # SIGTERM would end Python without cleaning up; as an exception it removes unfinished folders.
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        work()
-    except (CorpusError, OSError) as error:
-        print(f"{command}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{command}: interrupted; nothing was written", file=sys.stderr)
-        return 128 + signal.SIGINT
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    return 0
 
 
 def step(text: str) -> None:

@@ -9,6 +9,18 @@ from typing import Any
 import torch
 
 from user_dir.fast_moe.errors import UserError
+from user_dir.text.pairs import Pair
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Lines of pieces to translate together.
+
+    The direction may be any that the model was trained on; None leaves it as it was.
+    """
+
+    lines: Sequence[str]
+    direction: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class Translator:
             logging.getLogger(name).setLevel(logging.WARNING)
         self.device = _device(decoding, device_index)
         self.models, self.task = _load_models(decoding)
-        search = Namespace(
+        self.search = Namespace(
             beam=decoding.beam,
             lenpen=decoding.lenpen,
             max_len_a=decoding.max_len_a,
@@ -60,16 +72,20 @@ class Translator:
         )
         for model in self.models:
             model.to(device=self.device, dtype=decoding.dtype)
-            model.prepare_for_inference_(Namespace(generation=search))
-        self.generator = self.task.build_generator(self.models, search)
+            model.prepare_for_inference_(Namespace(generation=self.search))
+        self.generator = self.task.build_generator(self.models, self.search)
+        languages = [str(decoding.overrides[f"{side}_lang"]) for side in ("source", "target")]
+        self.direction = Pair(*languages)
         self.max_source_positions, _ = utils.resolve_max_positions(
             self.task.max_positions(), *[model.max_positions() for model in self.models]
         )
 
-    def translate(self, lines: Sequence[str]) -> list[Translation]:
-        """Translate lines of pieces as one batch."""
+    def translate(self, batch: Batch) -> list[Translation]:
+        """Translate the lines of one batch."""
         from fairseq import utils
 
+        lines = batch.lines
+        self._turn_to(batch.direction)
         tokens, was_truncated = self._encode(lines)
         dataset = self.task.build_dataset_for_inference(tokens, [len(t) for t in tokens])
         sample = dataset.collater([dataset[index] for index in range(len(tokens))])
@@ -81,6 +97,21 @@ class Translator:
             Translation(self._pieces(by_index[index], line), was_truncated[index])
             for index, line in enumerate(lines)
         ]
+
+    def _turn_to(self, direction: Pair | None) -> None:
+        """Let the multilingual task translate in another direction from now on."""
+        if direction is None or direction == self.direction:
+            return
+        task = self.task
+        # One encoder and one decoder serve all languages, so each has one dictionary.
+        source_dictionary, target_dictionary = task.source_dictionary, task.target_dictionary
+        task.args.source_lang, task.args.target_lang = direction.languages
+        task.source_langs, task.target_langs = [direction.source], [direction.target]
+        task.data_manager.dicts.setdefault(direction.source, source_dictionary)
+        task.data_manager.dicts.setdefault(direction.target, target_dictionary)
+        # The target language's token is among what it strips from the output.
+        self.generator = task.build_generator(self.models, self.search)
+        self.direction = direction
 
     def _encode(self, lines: Sequence[str]) -> tuple[list[torch.Tensor], list[bool]]:
         """Token ids with an end of sentence; those of too long lines are cut before it."""

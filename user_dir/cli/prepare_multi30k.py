@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from user_dir.cli.command import run_command
 from user_dir.cli.corpus_common import (
     add_output_options,
-    exit_status,
     step,
     write_prepared_folder,
 )
@@ -50,7 +50,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return exit_status(COMMAND, lambda: _prepare(args))
+    return run_command(COMMAND, lambda: _prepare(args))
 
 
 def _prepare(args: argparse.Namespace) -> None:

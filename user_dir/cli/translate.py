@@ -2,28 +2,26 @@
 
 import argparse
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from user_dir.cli.command import run_command
-from user_dir.cli.decoding import Decoding, Translation, Translator
+from user_dir.cli.decoding import Batch, Decoding, Translation
+from user_dir.cli.progress import Progress
 from user_dir.cli.sentences import in_order, make_batches, read_sentences
 from user_dir.cli.translation_options import (
+    add_batching_options,
     add_model_options,
     add_search_options,
-    positive,
     resolve,
 )
 from user_dir.cli.whole_file import whole_file
-from user_dir.cli.workers import translate_in_processes
+from user_dir.cli.workers import translate_batches
 from user_dir.fast_moe.errors import UserError
 from user_dir.text.lines import clean_line
 from user_dir.text.subwords import Subwords
 
 COMMAND = "scomoe-translate"
-
-_SECONDS_BETWEEN_REPORTS = 5.0
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -46,21 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="input is in pieces with spaces between, and output is left so",
     )
     add_search_options(parser)
-    add(
-        "--max-tokens",
-        type=positive,
-        default=4096,
-        help="source tokens of a batch, padding included (default: %(default)s)",
-    )
-    add("--batch-size", type=positive, help="most lines of a batch (default: no limit)")
-    add(
-        "--processes",
-        type=positive,
-        default=1,
-        help="processes that share the batches, each with its own copy of the model "
-        "(default: %(default)s)",
-    )
-    add("--progress", action="store_true", help="report lines and speed on standard error")
+    add_batching_options(parser)
     return parser
 
 
@@ -115,10 +99,10 @@ def _translate_lines(
         equal_lengths=args.max_len_a > 0,
         processes=args.processes,
     )
-    progress = _Progress(sum(map(len, batches)), is_on=args.progress)
+    progress = Progress(COMMAND, sum(map(len, batches)), is_on=args.progress)
     translations: dict[int, Translation] = {}
-    batched = [[sources[index] for index in batch] for batch in batches]
-    for number, results in _decode(decoding, batched, processes=args.processes):
+    batched = [Batch([sources[index] for index in batch]) for batch in batches]
+    for number, results in translate_batches(decoding, batched, processes=args.processes):
         translations.update(zip(batches[number], results, strict=True))
         progress.add(results)
     progress.finish()
@@ -137,21 +121,6 @@ def _translate_lines(
     return output
 
 
-def _decode(
-    decoding: Decoding, batches: list[list[str]], *, processes: int
-) -> Iterator[tuple[int, list[Translation]]]:
-    """(index of a batch, its translations), in any order."""
-    if not batches:
-        return
-    processes = min(processes, len(batches))
-    if processes > 1:
-        yield from translate_in_processes(decoding, batches, processes=processes)
-        return
-    translator = Translator(decoding)
-    for number, batch in enumerate(batches):
-        yield number, translator.translate(batch)
-
-
 def _warn_of_truncation(translations: dict[int, Translation], decoding: Decoding) -> None:
     cut = [index + 1 for index in sorted(translations) if translations[index].was_truncated]
     if cut:
@@ -160,35 +129,6 @@ def _warn_of_truncation(translations: dict[int, Translation], decoding: Decoding
             f"input and only their beginning was translated; the first of them is line {cut[0]}",
             file=sys.stderr,
         )
-
-
-class _Progress:
-    """Tells at intervals how far the translation is."""
-
-    def __init__(self, num_lines: int, *, is_on: bool):
-        self.num_lines, self.is_on = num_lines, is_on
-        self.done = self.pieces = 0
-        self.start = self.reported = time.monotonic()
-
-    def add(self, translations: list[Translation]) -> None:
-        self.done += len(translations)
-        self.pieces += sum(len(translation.pieces.split()) for translation in translations)
-        if time.monotonic() - self.reported >= _SECONDS_BETWEEN_REPORTS:
-            self._report("translated")
-
-    def finish(self) -> None:
-        self._report("finished:")
-
-    def _report(self, what: str) -> None:
-        self.reported = time.monotonic()
-        seconds = max(self.reported - self.start, 1e-9)
-        if self.is_on:
-            print(
-                f"{COMMAND}: {what} {self.done} of {self.num_lines} lines in {seconds:.1f} s "
-                f"({self.done / seconds:.1f} lines/s, {self.pieces / seconds:.0f} tokens/s)",
-                file=sys.stderr,
-                flush=True,
-            )
 
 
 if __name__ == "__main__":

@@ -84,6 +84,26 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     precision.add_argument("--bf16", action="store_true", help="bfloat16, on a GPU or CPU")
 
 
+def add_batching_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how much is translated at a time, by how many processes."""
+    add = parser.add_argument
+    add(
+        "--max-tokens",
+        type=positive,
+        default=4096,
+        help="source tokens of a batch, padding included (default: %(default)s)",
+    )
+    add("--batch-size", type=positive, help="most lines of a batch (default: no limit)")
+    add(
+        "--processes",
+        type=positive,
+        default=1,
+        help="processes that share the batches, each with its own copy of the model "
+        "(default: %(default)s)",
+    )
+    add("--progress", action="store_true", help="report lines and speed on standard error")
+
+
 def positive(text: str) -> int:
     """A type for argparse: an integer of at least 1."""
     value = int(text)

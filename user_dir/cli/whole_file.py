@@ -46,6 +46,12 @@ def whole_file(path: str | Path, *, flag: str) -> Iterator[BinaryIO]:
             partial.unlink()
 
 
+def write_whole(path: Path, text: str, *, flag: str) -> None:
+    """Write UTF-8 text to a file that appears complete or not at all."""
+    with whole_file(path, flag=flag) as file:
+        file.write(text.encode())
+
+
 def _is_plain_file(path: Path, flag: str) -> bool:
     if path.is_dir():
         raise UserError(f"{flag} ({path}) is a folder; name a file in it")

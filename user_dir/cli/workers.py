@@ -13,7 +13,7 @@ from multiprocessing.context import SpawnProcess
 
 import torch
 
-from user_dir.cli.decoding import Decoding, Translation, Translator
+from user_dir.cli.decoding import Batch, Decoding, Translation, Translator
 from user_dir.fast_moe.errors import UserError
 
 _GRACE_SECONDS = 5.0
@@ -28,8 +28,21 @@ class _Worker:
     batch: int | None = None  # the index of what it translates; None while it loads the models
 
 
+def translate_batches(
+    decoding: Decoding, batches: Sequence[Batch], *, processes: int
+) -> Iterator[tuple[int, list[Translation]]]:
+    """Yield (index of a batch, its translations), here or in several processes, in any order."""
+    processes = min(processes, len(batches))
+    if processes > 1:
+        yield from translate_in_processes(decoding, batches, processes=processes)
+    elif batches:
+        translator = Translator(decoding)
+        for number, batch in enumerate(batches):
+            yield number, translator.translate(batch)
+
+
 def translate_in_processes(
-    decoding: Decoding, batches: Sequence[Sequence[str]], *, processes: int
+    decoding: Decoding, batches: Sequence[Batch], *, processes: int
 ) -> Iterator[tuple[int, list[Translation]]]:
     """Yield (index of a batch, its translations) as they come; ends all workers at the end.
 
@@ -59,7 +72,7 @@ def _start(decoding: Decoding, index: int, threads: int) -> _Worker:
 
 
 def _share_out(
-    workers: list[_Worker], batches: Sequence[Sequence[str]]
+    workers: list[_Worker], batches: Sequence[Batch]
 ) -> Iterator[tuple[int, list[Translation]]]:
     unsent = iter(range(len(batches)))
     by_connection = {worker.connection: worker for worker in workers}
@@ -88,9 +101,9 @@ def _receive(worker: _Worker, workers: list[_Worker]) -> list[Translation]:
     return message
 
 
-def _send(worker: _Worker, lines: Sequence[str], workers: list[_Worker]) -> None:
+def _send(worker: _Worker, batch: Batch, workers: list[_Worker]) -> None:
     try:
-        worker.connection.send(list(lines))
+        worker.connection.send(batch)
     except (BrokenPipeError, ConnectionError):
         raise _death(worker, workers) from None
 

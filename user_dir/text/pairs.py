@@ -28,20 +28,20 @@ class Pair:
         return Pair(self.target, self.source)
 
 
-def parse_directions(text: str) -> list[Pair]:
+def parse_directions(text: str, *, flag: str = "--pair") -> list[Pair]:
     """The directions in a list such as "en-de,de-en,en-fr"; `CorpusError` names a bad one."""
     directions: list[Pair] = []
     for name in (part.strip() for part in text.split(",")):
         languages = name.split("-")
         if len(languages) != 2 or not all(map(_LANGUAGE.fullmatch, languages)):
             raise CorpusError(
-                f'--pair ({text}): "{name}" must be two languages joined by a hyphen, like en-de'
+                f'{flag} ({text}): "{name}" must be two languages joined by a hyphen, like en-de'
             )
         if languages[0] == languages[1]:
-            raise CorpusError(f'--pair ({text}): "{name}" must name two different languages')
+            raise CorpusError(f'{flag} ({text}): "{name}" must name two different languages')
         pair = Pair(*languages)
         if pair in directions:
-            raise CorpusError(f'--pair ({text}): "{name}" is there twice; once would do')
+            raise CorpusError(f'{flag} ({text}): "{name}" is there twice; once would do')
         directions.append(pair)
     return directions
 
