@@ -1,6 +1,6 @@
 """The package of the plugin: `pip install -e .` works wherever fairseq is installed already."""
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 COMMANDS = (
     "train",
@@ -10,6 +10,16 @@ COMMANDS = (
     "report",
     "prepare-numbers",
     "prepare-multi30k",
+)
+
+# Plain C++ without torch's headers: it compiles in seconds. Optional, because the same algorithm
+# in torch takes its place where there is no compiler.
+KERNEL = Extension(
+    "user_dir.fast_moe._balanced_assignment",
+    sources=["user_dir/fast_moe/csrc/balanced_assignment.cpp"],
+    extra_compile_args=["-O3", "-std=c++17"],
+    language="c++",
+    optional=True,
 )
 
 setup(
@@ -23,6 +33,7 @@ setup(
     # fairseq is missing on purpose: pip would fetch the torchaudio that its metadata asks for,
     # and another torch with it, although translation needs neither (docs/installation.md).
     install_requires=["num2words", "numpy", "sacrebleu>=2.4", "sentencepiece", "torch>=2.6"],
+    ext_modules=[KERNEL],
     entry_points={
         "console_scripts": [
             f"scomoe-{name}=user_dir.cli.{name.replace('-', '_')}:main" for name in COMMANDS

@@ -5,6 +5,8 @@ import torch
 
 from tests.support.ranks import run_processes
 from tests.support.scenarios import MISALIGNED, SCENARIOS, as_dict, run_layer
+from tests.support.stacks import CASES, run_stack
+from user_dir.fast_moe.statistics import COLUMNS
 
 
 def run_all(scenarios):
@@ -33,3 +35,19 @@ def test_blocks_need_not_align_with_processes(processes):
     results = run_processes(run_all, MISALIGNED, processes=processes)
     for scenario, run in zip(MISALIGNED, results[0], strict=True):
         assert_same(run, as_dict(run_layer(scenario)), scenario.name)
+
+
+def run_all_stacks(cases):
+    return [as_dict(run_stack(case)) for case in cases]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_scomoe_gives_the_same_on_any_number_of_processes(processes):
+    results = run_processes(run_all_stacks, CASES, processes=processes)
+    for case, run in zip(CASES, results[0], strict=True):
+        expected = as_dict(run_stack(case))
+        for one in run, expected:
+            one["grads"] = list(one["grads"].values())
+            for sums in one["sums"]:
+                sums[COLUMNS.index("assignment_seconds")] = 0  # the clock's
+        assert_same(run, expected, case.name)

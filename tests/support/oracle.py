@@ -45,8 +45,13 @@ def route_rank(
     prioritized: bool = False,
     gumbel_TE: Tensor | None = None,
     keep_uniform_T: Tensor | None = None,
+    values_TD: Tensor | None = None,
 ) -> RankResult:
-    """One rank's GShard (top_k 2) or Switch (top_k 1) layer, token by token."""
+    """One rank's GShard (top_k 2) or Switch (top_k 1) layer, token by token.
+
+    The gate reads x; the experts get the values, x itself by default.
+    """
+    values_TD = x_TD if values_TD is None else values_TD
     num_tokens, num_experts = x_TD.shape[0], len(experts)
     scores = [x_TD[t] @ gate_ED.T for t in range(num_tokens)]
     probs = [z.softmax(-1) for z in scores]
@@ -93,21 +98,21 @@ def route_rank(
             ids[1] = second if second >= 0 else -second - 1
             weights[1] = probs[t][ids[1]]
         survivors = [c for c in ids if is_kept.get((t, c), False)]
-        y = torch.zeros_like(x_TD[t])
+        y = torch.zeros_like(values_TD[t])
         for c in survivors:
             weight = weights[c]
             if top_k == 2:
                 counted = list(ids) if normalize_before else survivors
                 weight = weight / sum(weights[d] for d in counted)
-            y = y + weight * feed_forward(x_TD[t], experts[ids[c]])
+            y = y + weight * feed_forward(values_TD[t], experts[ids[c]])
         outputs.append(y)
     balance = x_TD.new_zeros(())
     for e in range(num_experts):
-        if num_tokens:
+        if num_tokens and num_experts > 1:
             share = sum(f == e for f in firsts) / num_tokens
             balance = balance + num_experts * share * sum(p[e] for p in probs) / num_tokens
     return RankResult(
-        outputs=torch.stack(outputs) if outputs else x_TD * 1,
+        outputs=torch.stack(outputs) if outputs else values_TD * 1,
         balance_loss=balance,
         num_choices=num_choices,
         num_dropped=num_dropped,

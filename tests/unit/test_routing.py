@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from user_dir.fast_moe.config import CapacityRule
 from user_dir.fast_moe.dispatch import combine, dispatch
 from user_dir.fast_moe.routing import Routing, assign_slots, build_routing, expert_capacity
+from user_dir.fast_moe.shares import Reach
 from user_dir.fast_moe.topology import Layout, Topology
 
 
@@ -89,7 +90,7 @@ def test_exchange_there_and_back_is_the_identity_in_value_and_gradient(capacity)
         capacity=capacity,
         normalize="after",
     )
-    batch, back = dispatch(x, routing, topology.plan(4))
+    batch, back = dispatch(x, routing, topology.plan(Reach.GLOBAL))
     y = combine(batch.rows, back)
     real = ~is_pad
     torch.testing.assert_close(y[real], x[real])
@@ -113,7 +114,7 @@ def test_gradients_pass_the_numerical_check(capacity):
         routing: Routing = build_routing(
             ids, probs, num_experts=4, capacity=capacity, normalize="after"
         )
-        batch, back = dispatch(x, routing, topology.plan(2))
+        batch, back = dispatch(x, routing, topology.plan(Reach.GLOBAL))
         return combine(batch.rows.tanh(), back)
 
     assert torch.autograd.gradcheck(layer, (x, probs))

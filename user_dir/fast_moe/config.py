@@ -7,9 +7,16 @@ from typing import Any
 
 from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.routing import evaluation_capacity, expert_capacity
+from user_dir.fast_moe.shares import Shares
 
 POLICIES = ("sampling", "random", "all")
 EXPERT_GRAD_RULES = ("world_size", "sqrt_world_size")
+SCOMOE_TYPES = ("none", "seq", "feat")
+GATE_TYPES = ("softmax", "sigmoid")
+INFERENCE_ROUTINGS = ("greedy", "balanced")
+
+# α and β where they are not given: the paper's for Seq, the nearest powers of two for Feat.
+_DEFAULT_RATIOS = {"none": (0.0, 0.0), "seq": (0.2, 0.5), "feat": (0.25, 0.5)}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,16 @@ class MoeConfig:
     eval_capacity_token_fraction: float
     normalize_expert_grad: str
     expert_ffn_dim: int | None
+    scomoe_type: str
+    ratio1: float
+    ratio2: float
+    token_cluster: bool
+    temperature: float
+    gate_type: str
+    reorder_layers: bool
+    layernorm_after_moe: bool
+    feat_projection: bool
+    inference_routing: str
     seed: int
 
     @staticmethod
@@ -55,6 +72,8 @@ class MoeConfig:
         """Read the options; the only place that knows their names in the namespace."""
         read = _reader(args)
         freq = read("moe_freq", 0)
+        scomoe_type = read("scomoe_type", "none")
+        ratios = _DEFAULT_RATIOS.get(scomoe_type, (0.0, 0.0))
         return MoeConfig(
             num_experts=read("moe_expert_count", 0),
             encoder_freq=read("encoder_moe_freq", freq),
@@ -68,6 +87,16 @@ class MoeConfig:
             eval_capacity_token_fraction=read("moe_eval_capacity_token_fraction", 0.0),
             normalize_expert_grad=read("moe_normalize_expert_grad", "world_size"),
             expert_ffn_dim=read("moe_expert_ffn_dim", None),
+            scomoe_type=scomoe_type,
+            ratio1=read("ratio1", ratios[0]),
+            ratio2=read("ratio2", ratios[1]),
+            token_cluster=read("token_cluster", False),
+            temperature=read("temperature", 0.5),
+            gate_type=read("gate_type", "softmax"),
+            reorder_layers=read("reorder_layers", False),
+            layernorm_after_moe=read("layernorm_after_moe_layer", False),
+            feat_projection=read("scomoe_feat_projection", False),
+            inference_routing=read("scomoe_inference_routing", "greedy"),
             seed=read("seed", 1),
         )
 
@@ -117,6 +146,25 @@ class MoeConfig:
             "at least 1",
         )
 
+        for flag, value, choices in (
+            ("--scomoe-type", self.scomoe_type, SCOMOE_TYPES),
+            ("--gate-type", self.gate_type, GATE_TYPES),
+            ("--scomoe-inference-routing", self.inference_routing, INFERENCE_ROUTINGS),
+        ):
+            _require(value in choices, flag, value, f"one of {', '.join(choices)}")
+        _require(self.temperature > 0, "--temperature", self.temperature, "positive; 0.5 is usual")
+        assert self.shares  # raises where the ratios are wrong
+
+    @property
+    def shares(self) -> Shares:
+        """α and β as the user wrote them."""
+        return Shares.of(self.ratio1, self.ratio2)
+
+    @property
+    def reorders(self) -> bool:
+        """Whether the MoE layers of a stack follow each other, after all attention."""
+        return self.token_cluster or self.reorder_layers
+
     @property
     def has_moe(self) -> bool:
         return self.encoder_freq > 0 or self.decoder_freq > 0
@@ -128,10 +176,6 @@ class MoeConfig:
             factor=self.capacity_factor,
             evaluation_fraction=self.eval_capacity_token_fraction,
         )
-
-    def is_moe_layer(self, index: int, freq: int) -> bool:
-        """Whether layer ``index`` of a stack is a mixture: every ``freq``-th, as in fairseq."""
-        return freq > 0 and (index + 1) % freq == 0
 
 
 def _reader(args: Namespace) -> Callable[[str, Any], Any]:

@@ -15,7 +15,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from user_dir.fast_moe.errors import UserError
-from user_dir.fast_moe.moe_metrics import log_moe_metrics
+from user_dir.fast_moe.moe_metrics import KINDS, log_moe_metrics
 from user_dir.fast_moe.topology import refuse_unconnected_processes
 
 
@@ -98,7 +98,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             logging_output["loss"] = loss.data
             logging_output["moe_gate_loss"] = gate_loss.data
             for report in extra["moe_reports"]:
-                logging_output[f"moe:{report.name}"] = report.sums
+                logging_output[f"{report.kind}:{report.name}"] = report.sums
         if self.report_accuracy:
             is_target = target.ne(self.padding_idx)
             correct = lprobs.argmax(-1).eq(target) & is_target
@@ -108,7 +108,11 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def _gate_loss(self, extra: dict, sample: dict) -> Tensor:
         """Σ over hosted ranks of sample_size_r · A_r."""
-        losses_V = torch.stack([report.balance_loss_V for report in extra["moe_reports"]])
+        losses = [report.balance_loss_V for report in extra["moe_reports"]]
+        losses = [loss_V for loss_V in losses if loss_V is not None]
+        if not losses:  # clustering alone is balanced by what it is
+            return extra["moe_reports"][0].sums.new_zeros(())
+        losses_V = torch.stack(losses)
         losses_V = losses_V.mean(dim=0) if self.combine == "average" else losses_V.sum(dim=0)
         ranks_B = extra["sentence_ranks"]
         if self.sentence_avg:
@@ -138,9 +142,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
                 metrics.log_scalar(
                     "moe_gate_loss", float(totals["moe_gate_loss"]) / size, size, round=4
                 )
-            log_moe_metrics(
-                {key[4:]: sums for key, sums in totals.items() if key.startswith("moe:")}
-            )
+            log_moe_metrics({name: sums for name, sums in totals.items() if name.startswith(KINDS)})
 
 
 def padding_counts(sample: dict, padding_idx: int) -> dict[str, int]:

@@ -33,6 +33,7 @@ class CapacityReturn:
     routing: Routing
     plan: ExchangePlan
     token_VS: Tensor  # token that fills each slot (S = E·C); -1: empty
+    sent_bytes: tuple[int, int, int]  # on the way out: within ranks, within nodes, between nodes
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class DroplessReturn:
     by_expert_M: Tensor  # for each row in the experts' order, its place as received
     send_counts: list[int]
     receive_counts: list[int]
+    sent_bytes: tuple[int, int, int]  # as above, the counts that travel ahead included
 
 
 def dispatch(
@@ -75,6 +77,11 @@ def combine(outputs: Tensor, back: CapacityReturn | DroplessReturn) -> Tensor:
     return _combine_counts(outputs, back)
 
 
+def _sum_by_distance(bytes_VB: Tensor, plan: ExchangePlan) -> tuple[int, int, int]:
+    """Bytes of all pairs that stay on their rank, stay in their node, leave it."""
+    return tuple(int(bytes_VB[plan.distance == d].sum()) for d in range(3))  # type: ignore
+
+
 # --- fixed capacity: rectangular buffers, no host synchronisation -----------------------------
 
 
@@ -93,7 +100,9 @@ def _dispatch_slots(
     buffers = buffers.view(num_ranks, block, per_rank, capacity, dim)
     received_VBnCD = exchange(buffers, plan)
     rows_LMD = received_VBnCD.transpose(1, 2).reshape(num_ranks * per_rank, block * capacity, dim)
-    back = CapacityReturn(routing=routing, plan=plan, token_VS=token_VS)
+    pair_bytes = buffers[0, 0].nbytes
+    sent_bytes = _sum_by_distance(torch.full_like(plan.distance, pair_bytes), plan)
+    back = CapacityReturn(routing=routing, plan=plan, token_VS=token_VS, sent_bytes=sent_bytes)
     return ExpertInput(rows=rows_LMD, counts=None), back
 
 
@@ -188,6 +197,8 @@ def _dispatch_counts(
     by_expert_M = _expert_order(received_in_order, plan, per_rank).to(x_VTD.device)
     grouped_MD = gather_rows(arrived_MD, by_expert_M, invert_permutation(by_expert_M).unsqueeze(-1))
     counts = sizes[1].transpose(1, 2).flatten(0, 1).sum(dim=1).tolist()
+    row_bytes = x_VTD.element_size() * x_VTD.shape[-1]
+    pair_bytes_VB = sizes[0].sum(-1) * row_bytes + per_rank * counts_VBn.element_size()
     back = DroplessReturn(
         routing=routing,
         plan=plan,
@@ -195,6 +206,7 @@ def _dispatch_counts(
         by_expert_M=by_expert_M,
         send_counts=send_counts,
         receive_counts=receive_counts,
+        sent_bytes=_sum_by_distance(pair_bytes_VB, plan),
     )
     return ExpertInput(rows=grouped_MD, counts=counts), back
 

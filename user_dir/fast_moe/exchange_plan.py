@@ -29,6 +29,7 @@ class ExchangePlan:
     receive_order: Tensor
     send_splits: tuple[int, ...]
     receive_splits: tuple[int, ...]
+    distance: Tensor  # (V, block): 0 where a pair stays on its rank, 1 in its node, 2 leaves it
     group: dist.ProcessGroup | None  # None: everything stays in this process
 
     @lru_cache(maxsize=4)  # noqa: B019 - a plan lives as long as its model
@@ -39,7 +40,12 @@ class ExchangePlan:
 
     @staticmethod
     def build(
-        *, num_ranks: int, block_size: int, process_index: int, num_processes: int
+        *,
+        num_ranks: int,
+        block_size: int,
+        ranks_per_node: int,
+        process_index: int,
+        num_processes: int,
     ) -> "ExchangePlan":
         num_hosted = num_ranks // num_processes
         peers_of = _linked_processes(num_ranks, block_size, num_processes)
@@ -60,6 +66,11 @@ class ExchangePlan:
             receive_order=torch.tensor([pair for part in receive for pair in part]),
             send_splits=tuple(len(part) for part in send),
             receive_splits=tuple(len(part) for part in receive),
+            distance=_distances(
+                range(process_index * num_hosted, (process_index + 1) * num_hosted),
+                block_size,
+                ranks_per_node,
+            ),
             group=group,
         )
 
@@ -81,6 +92,17 @@ def _linked_processes(num_ranks: int, block_size: int, num_processes: int) -> li
 def _block_of(rank: int, block_size: int) -> range:
     first = rank - rank % block_size
     return range(first, first + block_size)
+
+
+def _distances(ranks: range, block_size: int, ranks_per_node: int) -> Tensor:
+    def distance(sender: int, receiver: int) -> int:
+        if sender == receiver:
+            return 0
+        return 1 if sender // ranks_per_node == receiver // ranks_per_node else 2
+
+    return torch.tensor(
+        [[distance(rank, other) for other in _block_of(rank, block_size)] for rank in ranks]
+    )
 
 
 def _pairs_to_send(

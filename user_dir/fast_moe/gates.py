@@ -1,15 +1,19 @@
 """Gates: which experts a token is routed to, and with which weight. Level 2.
 
 GShard (Lepikhin et al., 2021, algorithm 1) takes the two best experts, Switch (Fedus et al.,
-2022) the best one. Shape suffixes: V hosted ranks, T tokens, E experts in reach, D width.
+2022) the best one. BalanceGate (Zeng and Xiong, 2023, section 3.3) clusters tokens instead: it
+gives every expert equally many. Shape suffixes: V hosted ranks, T tokens, E experts in reach,
+D width.
 """
 
+import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from user_dir.fast_moe.routing import Routing, build_routing
+from user_dir.fast_moe.assignment import balanced_assignment
+from user_dir.fast_moe.routing import Routing, build_routing, count_by_expert
 
 SECOND_EXPERT_POLICIES = ("sampling", "random", "all")
 
@@ -20,6 +24,7 @@ class Gated:
 
     routing: Routing
     balance_loss_V: Tensor  # E · Σ_e mean(g_e) · mean(1[e1 = e]); 0 on a rank without tokens
+    num_tokens_V: Tensor  # that were routed
     entropy_V: Tensor  # of the gate's distribution, summed over a rank's tokens, in nats
 
 
@@ -136,6 +141,105 @@ class GShardGate(_LinearGate):
         return scores_VTE.scatter(-1, first_VT.unsqueeze(-1), float("-inf")).argmax(dim=-1)
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """Where BalanceGate sends every token."""
+
+    expert_VT: Tensor  # -1: padding
+    group_VT: Tensor  # -1: padding
+    seconds: float  # that the assignment took, on a CPU
+
+
+class BalanceGate(nn.Module):
+    """Clusters tokens: those with like scores go to one group, and groups are equally large.
+
+    Args:
+        num_groups: as many as experts, or as nodes; a node's score is the mean of its experts',
+            and its tokens are cut evenly among them.
+    """
+
+    def __init__(self, *, dim: int, num_experts: int, num_groups: int, use_fp32: bool = False):
+        super().__init__()
+        assert num_experts % num_groups == 0
+        self.weight = nn.Parameter(torch.empty(num_experts, dim))
+        nn.init.orthogonal_(self.weight, gain=0.1)
+        self.num_groups = num_groups
+        self.use_fp32 = use_fp32
+
+    @property
+    def num_experts(self) -> int:
+        return self.weight.shape[0]
+
+    def expert_scores(self, x_VTD: Tensor) -> Tensor:
+        """Scores (V, T, E), in float32, the product included, where the gate was told so."""
+        if not self.use_fp32:
+            return x_VTD @ self.weight.T
+        with torch.autocast(device_type=x_VTD.device.type, enabled=False):
+            return x_VTD.float() @ self.weight.float().T
+
+    def group_scores(self, scores_VTE: Tensor) -> Tensor:
+        """Scores (V, T, G) of the groups."""
+        return scores_VTE.unflatten(-1, (self.num_groups, -1)).mean(dim=-1)
+
+    def mixing_weight(self, x_MD: Tensor, expert_M: Tensor) -> Tensor:
+        """sigmoid(x · w_e) of each row and the expert it arrived at, (M,)."""
+        return (x_MD * self.weight[expert_M].to(x_MD)).sum(dim=-1).sigmoid()
+
+    def assign_greedily(self, scores_VTE: Tensor, is_pad_VT: Tensor) -> Assignment:
+        """Give each token its best group, and there its best expert: it depends on no other."""
+        group_VT = self.group_scores(scores_VTE).argmax(dim=-1)
+        per_group = scores_VTE.unflatten(-1, (self.num_groups, -1))
+        index = group_VT[..., None, None].expand(-1, -1, 1, per_group.shape[-1])
+        best_VT = per_group.gather(2, index).squeeze(2).argmax(dim=-1)
+        expert_VT = group_VT * per_group.shape[-1] + best_VT
+        return Assignment(
+            expert_VT=expert_VT.masked_fill(is_pad_VT, -1),
+            group_VT=group_VT.masked_fill(is_pad_VT, -1),
+            seconds=0.0,
+        )
+
+    def assign_evenly(self, scores_VTE: Tensor, part_VT: Tensor) -> Assignment:
+        """Give all groups equally many tokens of each part, with the largest summed score.
+
+        Args:
+            part_VT: tokens of a rank that are balanced among themselves; -1: padding.
+        """
+        start = time.perf_counter()
+        scores_VTG = self.group_scores(scores_VTE.detach())
+        group_VT = torch.full_like(part_VT, -1)
+        expert_VT = torch.full_like(part_VT, -1)
+        for part_T, scores_TG, group_T, expert_T in zip(
+            part_VT, scores_VTG, group_VT, expert_VT, strict=True
+        ):
+            # Host sync on a GPU: the sizes of the parts.
+            for part in part_T[part_T >= 0].unique().tolist():
+                mine_t = (part_T == part).nonzero().squeeze(-1)
+                groups_t = balanced_assignment(scores_TG[mine_t])
+                group_T[mine_t] = groups_t
+                expert_T[mine_t] = self._cut_evenly(groups_t)
+        return Assignment(
+            expert_VT=expert_VT, group_VT=group_VT, seconds=time.perf_counter() - start
+        )
+
+    def _cut_evenly(self, groups_T: Tensor) -> Tensor:
+        """The expert of each token: each group's list, in token order, cut among its experts."""
+        per_group = self.num_experts // self.num_groups
+        counts_G = count_by_expert(groups_T.unsqueeze(0), num_experts=self.num_groups)[0]
+        order_T = groups_T.argsort(stable=True)
+        starts_G = counts_G.cumsum(0) - counts_G
+        sorted_T = groups_T[order_T]
+        place_T = torch.arange(len(groups_T), device=groups_T.device) - starts_G[sorted_T]
+        # The first lists are one longer where the cut does not come out even.
+        size_T, longer_T = counts_G[sorted_T] // per_group, counts_G[sorted_T] % per_group
+        in_longer_T = longer_T * (size_T + 1)
+        nth_T = torch.where(
+            place_T < in_longer_T,
+            place_T // (size_T + 1),
+            longer_T + (place_T - in_longer_T) // size_T.clamp(min=1),
+        )
+        return torch.empty_like(groups_T).scatter(0, order_T, sorted_T * per_group + nth_T)
+
+
 def _priority(probs_VTK: Tensor, prioritize: bool) -> Tensor | None:
     if not prioritize:
         return None
@@ -155,4 +259,9 @@ def _gated(routing: Routing, probs_VTE: Tensor, first_VT: Tensor, is_pad_VT: Ten
     balance_V = num_experts * (mean_prob_VE * mean_first_VE).sum(dim=-1)
     entropy_VT = -(probs_VTE * probs_VTE.clamp(min=1e-30).log()).sum(dim=-1).detach()
     entropy_V = (entropy_VT * is_real_VT1.squeeze(-1)).sum(dim=-1)
-    return Gated(routing=routing, balance_loss_V=balance_V, entropy_V=entropy_V)
+    return Gated(
+        routing=routing,
+        balance_loss_V=balance_V,
+        num_tokens_V=is_real_VT1.sum(dim=(1, 2)),
+        entropy_V=entropy_V,
+    )

@@ -70,7 +70,9 @@ class _WeightedSum(torch.autograd.Function):
         index_M = torch.where(token_M >= 0, token_M * num_choices + choice_M, -1)
         weight_M1 = _take(weights_NK.reshape(-1, 1), index_M)
         grad_rows_MD = _take(grad_ND, token_M) * weight_M1
-        grad_weights_NK = torch.stack(
-            [(_take(rows_MD, row_N) * grad_ND).sum(-1) for row_N in row_NK.unbind(-1)], dim=-1
-        )
+        grad_weights_NK = None
+        if ctx.needs_input_grad[1]:
+            grad_weights_NK = torch.stack(
+                [(_take(rows_MD, row_N) * grad_ND).sum(-1) for row_N in row_NK.unbind(-1)], dim=-1
+            )
         return grad_rows_MD, grad_weights_NK, None, None, None

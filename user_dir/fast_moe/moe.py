@@ -1,14 +1,23 @@
-"""A mixture-of-experts layer over the tokens of the hosted ranks. Level 3."""
+"""Mixture-of-experts layers over the tokens of the hosted ranks. Level 3.
 
+`EfficientMoeLayer` is spelled `EffecientMoeLayer` in the release of Zeng and Xiong (2023), its
+method `token_clustering_moe` `token_cluering_moe`. Shape suffixes: V hosted ranks, T tokens,
+E experts, D width.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from user_dir.fast_moe.clustering import ClusteringRule, TokenClusters, cluster
 from user_dir.fast_moe.config import CapacityRule
 from user_dir.fast_moe.dispatch import combine, dispatch
-from user_dir.fast_moe.experts import ExpertFFN
-from user_dir.fast_moe.gates import GShardGate, SwitchGate
-from user_dir.fast_moe.statistics import layer_sums
+from user_dir.fast_moe.gates import BalanceGate, Gated, GShardGate, SwitchGate
+from user_dir.fast_moe.partition import REACH_IDS, reach_of_tokens, select_experts
+from user_dir.fast_moe.shares import Reach, Shares
+from user_dir.fast_moe.statistics import RoutedPart, layer_sums
 from user_dir.fast_moe.tokens import RankedTokens
 from user_dir.fast_moe.topology import Topology
 
@@ -22,48 +31,219 @@ class MoeOutput:
     sums: Tensor
 
 
+@dataclass(frozen=True)
+class _Passed:
+    """The tokens of one reach after their experts."""
+
+    y_VTD: Tensor
+    gated: Gated
+    part: RoutedPart
+
+
 class EfficientMoeLayer(nn.Module):
-    """Routes tokens to the experts of all ranks and combines what they answer.
+    """Routes tokens to experts within their reach and combines what these answer.
 
     Args:
-        name: tells this layer's routing noise from that of the others, "encoder.1" say.
+        gate: reads the full width of a token and scores all experts.
+        experts: on all widths; for `scomoe_dmodel` a module dictionary with those of each slice,
+            by the reach's name.
         capacity: slots of an expert, from the number of tokens.
+        name: tells this layer's routing noise from that of the others, "encoder.1" say.
+        kind: "plain" (every token goes everywhere), "seq" or "feat" (SCoMoE), "cluster".
+        shares: α and β of "seq" and "feat".
+        projection: "feat" only: maps before the split and after the concatenation, if any.
+        clustering: "cluster" only; ``shares`` are then those of the layers that follow.
     """
 
     def __init__(
         self,
         *,
-        gate: SwitchGate | GShardGate,
-        experts: ExpertFFN,
+        gate: SwitchGate | GShardGate | BalanceGate,
+        experts: nn.Module,
         topology: Topology,
         capacity: CapacityRule,
         name: str,
+        kind: str = "plain",
+        shares: Shares | None = None,
+        projection: tuple[nn.Module, nn.Module] | None = None,
+        clustering: ClusteringRule | None = None,
     ):
         super().__init__()
-        self.gate = gate
+        self.gate: SwitchGate | GShardGate | BalanceGate = gate
         self.experts = experts
         self.topology = topology
         self.capacity = capacity
         self.name = name
-        topology.plan(topology.block_size)
+        self.kind = kind
+        self.shares = shares or Shares.of(0, 0)
+        self.clustering = clustering
+        self.projection = nn.ModuleList(projection) if projection else None
+        for reach in (Reach.GLOBAL, *self.shares.reaches()):  # one order on all processes
+            topology.plan(reach)
 
     def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> MoeOutput:
         """Apply the layer; 0 where every choice of a token was dropped, and at padding."""
+        if self.kind == "seq":
+            return self.scomoe_seq(x_VTD, tokens)
+        if self.kind == "feat":
+            return self.scomoe_dmodel(x_VTD, tokens)
+        passed = self._pass(
+            x_VTD,
+            self._routing_gate.logits(x_VTD),
+            tokens.is_pad_VT,
+            Reach.GLOBAL,
+            self.experts,
+            tokens,
+        )
+        return self._output(passed.y_VTD, [passed])
+
+    def scomoe_seq(self, x_VTD: Tensor, tokens: RankedTokens) -> MoeOutput:
+        """SCoMoE-Seq: a share of a rank's tokens stays there, another one in the node.
+
+        The experts are the same at every reach (section 3.1 of the paper).
+        """
+        shares = self.shares
+        z_VTE = self._routing_gate.logits(x_VTD)
+        reach_VT = reach_of_tokens(z_VTE, tokens, shares=shares, topology=self.topology)
+        passed = [
+            self._pass(x_VTD, z_VTE, reach_VT != REACH_IDS[reach], reach, self.experts, tokens)
+            for reach in shares.reaches()
+        ]
+        # Every token has one reach and is 0 in the others.
+        return self._output(torch.stack([one.y_VTD for one in passed]).sum(0), passed)
+
+    def scomoe_dmodel(self, x_VTD: Tensor, tokens: RankedTokens) -> MoeOutput:
+        """SCoMoE-Feat: a share of every token's features stays on its rank, another in the node.
+
+        Each slice has experts of its own (section 3.2 of the paper).
+        """
+        z_VTE = self._routing_gate.logits(x_VTD)
+        before, after = self.projection or (nn.Identity(), nn.Identity())
+        features = self.shares.features(x_VTD.shape[-1])
+        slices = before(x_VTD).split([features[reach] for reach in Reach], dim=-1)
+        passed = []
+        for reach, slice_VTD in zip(Reach, slices, strict=True):
+            if features[reach]:
+                experts = self.experts[reach.value]  # type: ignore[index]
+                passed.append(
+                    self._pass(
+                        slice_VTD.contiguous(), z_VTE, tokens.is_pad_VT, reach, experts, tokens
+                    )
+                )
+        y_VTD = torch.cat([one.y_VTD for one in passed], dim=-1)
+        return self._output(after(y_VTD), passed)
+
+    def token_clustering_moe(
+        self, x_VTD: Tensor, tokens: RankedTokens, *, detach: bool = False, by_step: bool = False
+    ) -> tuple[Tensor, TokenClusters]:
+        """Send every token to the rank of its cluster (section 3.3 of the paper).
+
+        The tokens stay there until `TokenClusters.restore`; `cluster_experts` runs the expert of
+        each cluster.
+
+        Args:
+            detach: keep the scores' gradient from the tokens, as the decoder does in training.
+            by_step: balance the tokens of each position among themselves, as in decoding.
+
+        Returns:
+            the tokens where they arrived, (V, T', D), and the plan that brings them back.
+        """
+        gate, rule = self._clustering
+        return cluster(
+            x_VTD,
+            tokens,
+            gate=gate,
+            rule=rule,
+            shares=self.shares,
+            topology=self.topology,
+            training=self.training,
+            detach=detach,
+            by_step=by_step,
+        )
+
+    def cluster_experts(self, x_VTD: Tensor, clusters: TokenClusters) -> Tensor:
+        """Apply to every clustered token the expert that it was sent to; see `cluster_weight`."""
+        rows_MD = clusters.to_rows(x_VTD)
+        return clusters.to_ranks(self.experts(rows_MD, clusters.counts))
+
+    def cluster_weight(self, x_VTD: Tensor, clusters: TokenClusters) -> Tensor | None:
+        """What a clustered token's expert counts, (V, T', 1); None where it counts fully."""
+        gate, rule = self._clustering
+        if rule.gate_type != "sigmoid":
+            return None
+        weight_M = gate.mixing_weight(clusters.to_rows(x_VTD), clusters.expert_M)
+        return clusters.to_ranks(weight_M.unsqueeze(-1))
+
+    @property
+    def _routing_gate(self) -> SwitchGate | GShardGate:
+        assert not isinstance(self.gate, BalanceGate)
+        return self.gate
+
+    @property
+    def _clustering(self) -> tuple[BalanceGate, ClusteringRule]:
+        assert isinstance(self.gate, BalanceGate)
+        assert self.clustering is not None
+        return self.gate, self.clustering
+
+    def _pass(
+        self,
+        x_VTD: Tensor,
+        z_VTE: Tensor,
+        is_absent_VT: Tensor,
+        reach: Reach,
+        experts: nn.Module,
+        tokens: RankedTokens,
+    ) -> _Passed:
+        """Route the tokens that are present, to the experts in reach of their rank."""
         topology = self.topology
+        experts_VE = topology.experts_in(reach)
+        if reach is not Reach.GLOBAL:
+            z_VTE = select_experts(z_VTE, experts_VE)
         noise = None
         if tokens.noise is not None:
             noise = tokens.noise.of_layer(self.name, topology.hosted_ranks, x_VTD.device)
-        z_VTE = self.gate.logits(x_VTD)
-        capacity = self.capacity.slots(
-            tokens.num_tokens, topology.num_experts, training=self.training
+        gated = self._routing_gate.route(
+            z_VTE, is_absent_VT, capacity=self._capacity(reach, tokens), noise=noise
         )
-        gated = self.gate.route(z_VTE, tokens.is_pad_VT, capacity=capacity, noise=noise)
-        batch, back = dispatch(x_VTD, gated.routing, topology.plan(topology.block_size))
-        y_VTD = combine(self.experts(batch.rows, batch.counts), back)
-        sums = layer_sums(
-            gated.routing,
-            tokens.is_pad_VT,
+        batch, back = dispatch(x_VTD, gated.routing, topology.plan(reach))
+        y_VTD = combine(experts(batch.rows, batch.counts), back)
+        part = RoutedPart(
+            reach=reach,
+            routing=gated.routing,
+            num_tokens_V=gated.num_tokens_V,
             entropy_V=gated.entropy_V,
-            balance_loss_V=gated.balance_loss_V,
+            experts_VE=experts_VE,
+            # What goes out comes back.
+            sent_bytes=tuple(2 * sent for sent in back.sent_bytes),  # type: ignore[arg-type]
         )
-        return MoeOutput(y_VTD=y_VTD, balance_loss_V=gated.balance_loss_V, sums=sums)
+        return _Passed(y_VTD=y_VTD, gated=gated, part=part)
+
+    def _capacity(self, reach: Reach, tokens: RankedTokens) -> int | None:
+        """Slots of an expert for one rank's tokens of a reach; None: as many as it takes."""
+        num_experts = self.topology.num_experts_in(reach)
+        largest = tokens.sizes.quotas[reach] if self.kind == "seq" else tokens.num_tokens
+        slots = self.capacity.slots(largest, num_experts, training=self.training)
+        if slots is None or reach is not Reach.LOCAL:
+            return slots
+        # What stays on its rank is never dropped: a slot for every token wastes nothing where
+        # a token goes to all the rank's experts; with more experts exact counts are cheaper.
+        return max(1, largest) if num_experts <= self.capacity.top_k else None
+
+    def _output(self, y_VTD: Tensor, passed: Sequence[_Passed]) -> MoeOutput:
+        """The layer's balance loss is the mean over its reaches with something to balance."""
+        topology = self.topology
+        losses, counts = [], []
+        for one in passed:
+            has_choice = topology.num_experts_in(one.part.reach) > 1
+            is_counted_V = (one.gated.num_tokens_V > 0) & has_choice
+            losses.append(one.gated.balance_loss_V * is_counted_V)
+            counts.append(is_counted_V)
+        count_V = torch.stack(counts).sum(0)
+        loss_V = torch.stack(losses).sum(0) / count_V.clamp(min=1)
+        sums = layer_sums(
+            [one.part for one in passed],
+            num_experts=topology.num_experts,
+            balance_loss_V=loss_V,
+            has_balance_V=count_V > 0,
+        )
+        return MoeOutput(y_VTD=y_VTD, balance_loss_V=loss_V, sums=sums)

@@ -4,7 +4,13 @@ import logging
 from argparse import Namespace
 
 from user_dir.fast_moe.checkpoint import saved_layout
-from user_dir.fast_moe.config import EXPERT_GRAD_RULES, POLICIES
+from user_dir.fast_moe.config import (
+    EXPERT_GRAD_RULES,
+    GATE_TYPES,
+    INFERENCE_ROUTINGS,
+    POLICIES,
+    SCOMOE_TYPES,
+)
 from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.topology import Layout, running_layout, running_processes
 
@@ -91,6 +97,73 @@ def add_moe_options(parser) -> None:
         type=int,
         metavar="L",
         help="accelerators a node of the logical layout (default: what runs)",
+    )
+
+
+def add_scomoe_options(parser) -> None:
+    """Add the options of structured communication; names as in the paper's release."""
+    add = parser.add_argument
+    add(
+        "--scomoe-type",
+        choices=SCOMOE_TYPES,
+        help="seq: a share of the tokens stays on its rank, another one in its node; feat: a "
+        "share of every token's features does; none: all go everywhere (default: none)",
+    )
+    add(
+        "--ratio1",
+        type=float,
+        metavar="A",
+        help="share (0 to 1) of tokens or features that stay on their rank; of no effect without "
+        "--scomoe-type (default: seq 0.2, feat 0.25)",
+    )
+    add(
+        "--ratio2",
+        type=float,
+        metavar="B",
+        help="share (0 to 1) that stays in its node; A + B is at most 1, the rest goes everywhere "
+        "(default: 0.5)",
+    )
+    add(
+        "--token-cluster",
+        action="store_true",
+        help="send similar tokens to the same rank before the MoE layers of a stack; these then "
+        "follow each other (see --reorder-layers)",
+    )
+    add(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="of the softmax that clustering learns through; lower: only the best tokens of a "
+        "cluster teach it. With --token-cluster and --gate-type softmax (default: 0.5)",
+    )
+    add(
+        "--gate-type",
+        choices=GATE_TYPES,
+        help="how clustering learns: softmax, through differentiable sorting; sigmoid, through a "
+        "weight of the expert's output. With --token-cluster (default: softmax)",
+    )
+    add(
+        "--reorder-layers",
+        action="store_true",
+        help="full layers, then attention only, then a dense feed-forward layer, then all MoE "
+        "layers; --token-cluster implies it",
+    )
+    add(
+        "--layernorm-after-moe-layer",
+        action="store_true",
+        help="normalise what the experts of a MoE layer give before the residual is added",
+    )
+    add(
+        "--scomoe-feat-projection",
+        action="store_true",
+        help="with --scomoe-type feat: learned maps before the split and after the concatenation",
+    )
+    add(
+        "--scomoe-inference-routing",
+        choices=INFERENCE_ROUTINGS,
+        help="clusters at evaluation: greedy, each token to its best one, so that a translation "
+        "depends on its sentence alone; balanced, equally large ones over the batch "
+        "(default: greedy)",
     )
 
 

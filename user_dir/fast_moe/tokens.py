@@ -4,6 +4,7 @@ Shape suffixes: B sentences, S positions of a sentence, V hosted ranks, T tokens
 (padded to the largest rank anywhere), N = S·B positions of the (S, B, D) activations.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,22 +12,45 @@ from torch import Tensor
 
 from user_dir.fast_moe.gathers import gather_rows
 from user_dir.fast_moe.noise import NoiseKey
+from user_dir.fast_moe.shares import Reach, Shares
 from user_dir.fast_moe.topology import agree_on_maximum
 
 
 @dataclass(frozen=True)
-class RankedTokens:
-    """Where each rank's real tokens stand in a batch; made once for each pass of a stack."""
+class Sizes:
+    """What all ranks agreed on for a pass: the largest number of tokens, and of each reach."""
 
-    position_VT: Tensor  # s·B + b of each token; -1: none
-    place_N: Tensor  # v·T + t of each position; -1: padding
+    num_tokens: int
+    quotas: dict[Reach, int]
+
+
+@dataclass(frozen=True)
+class RankedTokens:
+    """Which of a rank's T places hold real tokens; made once for each pass of a stack."""
+
     is_pad_VT: Tensor
+    counts: tuple[int, ...]  # real tokens of each hosted rank
+    sizes: Sizes
     noise: NoiseKey | None  # None: no routing noise (evaluation)
 
     @property
     def num_tokens(self) -> int:
         """T, the largest number of real tokens on any rank of any process."""
-        return self.position_VT.shape[1]
+        return self.sizes.num_tokens
+
+
+@dataclass(frozen=True)
+class PlacedTokens(RankedTokens):
+    """Ranked tokens that know where they stand in the batch."""
+
+    position_VT: Tensor  # s·B + b of each token; -1: none
+    place_N: Tensor  # v·T + t of each position; -1: padding
+    num_sentences: int
+
+    @property
+    def step_VT(self) -> Tensor:
+        """The position s of each token in its sentence; -1: none."""
+        return torch.where(self.is_pad_VT, -1, self.position_VT // max(1, self.num_sentences))
 
     def collect(self, x_SBD: Tensor) -> Tensor:
         """The tokens of each rank in batch order, (V, T, D); 0 where a rank has fewer."""
@@ -43,14 +67,33 @@ class RankedTokens:
         return rows.view_as(like_SBD)
 
 
+def agree_on_sizes(counts: Sequence[int], shares: Shares | None, *, device: torch.device) -> Sizes:
+    """The largest number of tokens on any rank, and of tokens of each reach. A collective.
+
+    Args:
+        counts: real tokens of each hosted rank.
+        shares: of the tokens; None: all of them go everywhere.
+    """
+    quotas = [shares.quotas(count) if shares else {Reach.GLOBAL: count} for count in counts]
+    largest = [max(quota.get(reach, 0) for quota in quotas) for reach in Reach]
+    num_tokens, *agreed = agree_on_maximum([max(counts), *largest], device=device)
+    return Sizes(num_tokens=num_tokens, quotas=dict(zip(Reach, agreed, strict=True)))
+
+
 def rank_tokens(
-    is_pad_BS: Tensor, rank_B: Tensor, *, num_hosted: int, noise: NoiseKey | None = None
-) -> RankedTokens:
+    is_pad_BS: Tensor,
+    rank_B: Tensor,
+    *,
+    num_hosted: int,
+    noise: NoiseKey | None = None,
+    shares: Shares | None = None,
+) -> PlacedTokens:
     """Compact the real tokens of every hosted rank, sentence by sentence. A collective.
 
     Args:
         rank_B: for each sentence the hosted rank (0 … V-1) that it belongs to; -1: to none, its
             tokens are treated as padding.
+        shares: of tokens with each reach, where some layer makes a difference among them.
     """
     num_sentences, length = is_pad_BS.shape
     # Host sync: how many tokens there are decides the size of every later tensor. Once a pass.
@@ -60,7 +103,9 @@ def rank_tokens(
     order = rank_n.argsort(stable=True)
     rank_n, sentence_n, offset_n = rank_n[order], sentence_n[order], offset_n[order]
     counts_V = torch.bincount(rank_n, minlength=num_hosted)
-    (num_tokens,) = agree_on_maximum([int(counts_V.max())], device=is_pad_BS.device)
+    counts = tuple(counts_V.tolist())
+    sizes = agree_on_sizes(counts, shares, device=is_pad_BS.device)
+    num_tokens = sizes.num_tokens
 
     starts_V = counts_V.cumsum(0) - counts_V
     place_n = torch.arange(rank_n.shape[0], device=rank_n.device) - starts_V[rank_n]
@@ -71,6 +116,12 @@ def rank_tokens(
     place_N = place_n.new_full((num_sentences * length,), -1)
     place_N[position_n] = place_n
     position_VT = position.view(num_hosted, num_tokens)
-    return RankedTokens(
-        position_VT=position_VT, place_N=place_N, is_pad_VT=position_VT < 0, noise=noise
+    return PlacedTokens(
+        is_pad_VT=position_VT < 0,
+        counts=counts,
+        sizes=sizes,
+        noise=noise,
+        position_VT=position_VT,
+        place_N=place_N,
+        num_sentences=num_sentences,
     )

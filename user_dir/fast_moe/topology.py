@@ -12,9 +12,11 @@ from functools import cached_property
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.exchange_plan import ExchangePlan
+from user_dir.fast_moe.shares import Reach
 
 
 @dataclass(frozen=True)
@@ -108,19 +110,38 @@ class Topology:
         """Processes that hold a copy of one expert; the same for every expert."""
         return self.num_processes * len(self.held_experts(0)) // self.num_experts
 
-    def plan(self, block_size: int) -> ExchangePlan:
-        """How tokens travel among each ``block_size`` consecutive ranks (process groups included).
+    def plan(self, reach: Reach) -> ExchangePlan:
+        """How tokens travel among the ranks in reach of each other (process groups included).
 
-        The first call for a size makes process groups, so every process must make it.
+        The first call for a reach makes process groups, so every process must make it.
         """
+        block_size = self._block_of_reach(reach)
         if block_size not in self._plans:
             self._plans[block_size] = ExchangePlan.build(
                 num_ranks=self.num_ranks,
                 block_size=block_size,
+                ranks_per_node=self.layout.ranks_per_node,
                 process_index=self.process_index,
                 num_processes=self.num_processes,
             )
         return self._plans[block_size]
+
+    def num_experts_in(self, reach: Reach) -> int:
+        """Experts that a token of that reach can go to."""
+        return self._block_of_reach(reach) * self.experts_per_rank
+
+    def experts_in(self, reach: Reach) -> Tensor:
+        """(V, experts in reach): their global ids for each hosted rank, in the plan's order."""
+        size = self.num_experts_in(reach)
+        block = self._block_of_reach(reach)
+        first = [rank // block * size % self.num_experts for rank in self.hosted_ranks]
+        return torch.tensor(first).unsqueeze(-1) + torch.arange(size)
+
+    def _block_of_reach(self, reach: Reach) -> int:
+        """Consecutive ranks in reach of each other."""
+        if reach is Reach.LOCAL:
+            return 1
+        return self.layout.ranks_per_node if reach is Reach.NODE else self.block_size
 
 
 def running_processes() -> tuple[int, int]:

@@ -28,15 +28,25 @@ from user_dir.fast_moe.checkpoint import (
 from user_dir.fast_moe.config import MoeConfig
 from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.expert_sharding import scale_expert_gradients
+from user_dir.fast_moe.layer_plan import ATTENTION, FULL, StackPlan, check_type_is_used, plan_stack
 from user_dir.fast_moe.noise import NoiseKey
-from user_dir.fast_moe.options import add_moe_options, check_training_options, resolve_layout
+from user_dir.fast_moe.options import (
+    add_moe_options,
+    add_scomoe_options,
+    check_training_options,
+    resolve_layout,
+)
 from user_dir.fast_moe.tokens import rank_tokens
-from user_dir.fast_moe.topology import Topology
+from user_dir.fast_moe.topology import Layout, Topology
 from user_dir.fast_moe.transformer_layers import (
+    ClusteredMoeStack,
+    DecoderAttentionLayer,
+    EncoderAttentionLayer,
     LayerReport,
     MoeDecoderLayer,
     MoeEncoderLayer,
     MoeParts,
+    StackConfig,
     run_layer,
 )
 
@@ -55,6 +65,7 @@ class ScomoeModel(TransformerModel):
         """Add fairseq's transformer options and ours."""
         super().add_args(parser)
         add_moe_options(parser)
+        add_scomoe_options(parser)
 
     @classmethod
     def build_model(cls, args, task):
@@ -67,7 +78,9 @@ class ScomoeModel(TransformerModel):
             declare_dense()
             return super().build_model(args, task)
         check_training_options(args)
+        check_stacks(config, args)
         layout = resolve_layout(args)
+        check_scomoe_layout(config, layout)
         topology = Topology(layout, num_experts=config.num_experts)
         logger.info(
             "layout: %s; %d processes host %d ranks each; %d experts, %d a rank",
@@ -81,6 +94,7 @@ class ScomoeModel(TransformerModel):
         args_with_parts = copy(args)
         args_with_parts.moe_parts = MoeParts(config=config, topology=topology)
         model = super().build_model(args_with_parts, task)
+        _log_parameters(model, topology)
         scale_expert_gradients(model, topology, rule=config.normalize_expert_grad)
         declare_trained(model, topology)
         return model
@@ -154,26 +168,78 @@ class ScomoeModel(TransformerModel):
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 
+def check_stacks(config: MoeConfig, args: Namespace) -> list[StackPlan]:
+    """The plans of encoder and decoder.
+
+    Raises:
+        ValueError: clustering, reordering or a type does not fit the layers or their width.
+    """
+    plans = [
+        plan_stack(config, stack=stack, num_layers=getattr(args, f"{stack}_layers"))
+        for stack in ("encoder", "decoder")
+    ]
+    check_type_is_used(config, plans)
+    for stack, plan in zip(("encoder", "decoder"), plans, strict=True):
+        if "feat" in plan.mixtures:
+            config.shares.features(getattr(args, f"{stack}_embed_dim"))
+    return plans
+
+
+def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
+    """Refuse fewer experts than ranks where tokens may not leave their rank or node.
+
+    Raises:
+        ValueError: the number of experts is no multiple of the number of ranks.
+    """
+    if config.scomoe_type == "none" and not config.token_cluster:
+        return
+    num_experts, num_ranks = config.num_experts, layout.num_ranks
+    if num_experts % num_ranks:
+        flag = f"--scomoe-type {config.scomoe_type}"
+        near = max(1, round(num_experts / num_ranks)) * num_ranks
+        raise UserError(
+            f"{'--token-cluster' if config.token_cluster else flag} needs the same number of "
+            f"experts on every rank, but --moe-expert-count is {num_experts} for {num_ranks} "
+            f"logical ranks ({layout}); {near} would do"
+        )
+
+
+def _log_parameters(model: torch.nn.Module, topology: Topology) -> None:
+    """All parameters, those of experts on other processes included."""
+    experts = sum(p.numel() for p in model.parameters() if hasattr(p, "expert"))
+    experts = experts * topology.num_experts // len(topology.held_experts(topology.process_index))
+    shared = sum(p.numel() for p in model.parameters() if not hasattr(p, "expert"))
+    logger.info("parameters: %d, of them %d of experts", shared + experts, experts)
+
+
 class _MoeStack:
     """What encoder and decoder share: which layers are mixtures, and their tokens."""
 
     cfg: TransformerConfig
     moe_parts: MoeParts | None
+    tail: ClusteredMoeStack | None
 
-    def _number_layers(self, cfg: TransformerConfig, stack: str) -> None:
-        # fairseq builds the layers one by one without saying which.
+    def _plan_layers(self, cfg: TransformerConfig, stack: str) -> None:
+        """Call before fairseq's constructor, which builds layers without saying which."""
         self.moe_parts = getattr(cfg, "moe_parts", None)
         self._stack = stack
         self._next_index = 0
+        if self.moe_parts is not None:
+            num_layers = cfg.encoder.layers if stack == "encoder" else cfg.decoder.layers
+            self._plan = plan_stack(self.moe_parts.config, stack=stack, num_layers=num_layers)
 
-    def _next_layer_is_moe(self) -> bool:
-        index = self._next_index
-        self._next_index += 1
+    def _next_kind(self) -> str:
         if self.moe_parts is None:
-            return False
-        config = self.moe_parts.config
-        freq = config.encoder_freq if self._stack == "encoder" else config.decoder_freq
-        return config.is_moe_layer(index, freq)
+            return FULL
+        self._next_index += 1
+        return self._plan.layers[self._next_index - 1]
+
+    def _build_tail(self, cfg: TransformerConfig) -> None:
+        """Call after fairseq's constructor: the mixtures of a reordered stack."""
+        self.tail = None
+        if self.moe_parts is not None and self._plan.tail:
+            stack = StackConfig.of(cfg, self._stack)
+            self.tail = ClusteredMoeStack(self.moe_parts, stack, self._plan.tail, cfg)
 
     @property
     def _layer_name(self) -> str:
@@ -182,7 +248,11 @@ class _MoeStack:
     def _rank_tokens(self, is_pad_BS: Tensor, rank_B: Tensor, noise: NoiseKey | None):
         assert self.moe_parts is not None
         return rank_tokens(
-            is_pad_BS, rank_B, num_hosted=self.moe_parts.topology.num_hosted, noise=noise
+            is_pad_BS,
+            rank_B,
+            num_hosted=self.moe_parts.topology.num_hosted,
+            noise=noise,
+            shares=self.moe_parts.seq_shares,
         )
 
 
@@ -190,16 +260,19 @@ class ScomoeEncoder(_MoeStack, TransformerEncoderBase):
     """fairseq's encoder with MoE layers among its layers."""
 
     def __init__(self, cfg, dictionary, embed_tokens):
-        self._number_layers(cfg, "encoder")
+        self._plan_layers(cfg, "encoder")
         super().__init__(cfg, dictionary, embed_tokens)
+        self._build_tail(cfg)
 
     def build_encoder_layer(self, cfg):
-        is_moe = self._next_layer_is_moe()
+        kind = self._next_kind()
         if self.moe_parts is None:
             return super().build_encoder_layer(cfg)
-        if is_moe:
-            return MoeEncoderLayer(cfg, self.moe_parts, name=self._layer_name)
-        return TransformerEncoderLayerBase(cfg)
+        if kind == FULL:
+            return TransformerEncoderLayerBase(cfg)
+        if kind == ATTENTION:
+            return EncoderAttentionLayer(cfg)
+        return MoeEncoderLayer(cfg, self.moe_parts, kind=kind, name=self._layer_name)
 
     def forward(
         self,
@@ -236,6 +309,9 @@ class ScomoeEncoder(_MoeStack, TransformerEncoderBase):
                 x = run_layer(self.cfg, layer, x, padding_mask, training=self.training)
             if return_all_hiddens:
                 states.append(x)
+        if self.tail is not None:
+            x, tail_reports = self.tail(x, tokens)
+            reports += tail_reports
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return {
@@ -276,18 +352,25 @@ class ScomoeDecoder(_MoeStack, TransformerDecoderBase):
     """fairseq's decoder with MoE layers among its layers."""
 
     def __init__(self, cfg, dictionary, embed_tokens, no_encoder_attn=False):
-        self._number_layers(cfg, "decoder")
+        self._plan_layers(cfg, "decoder")
         super().__init__(cfg, dictionary, embed_tokens, no_encoder_attn=no_encoder_attn)
+        self._build_tail(cfg)
 
     def build_decoder_layer(self, cfg, no_encoder_attn=False):
-        is_moe = self._next_layer_is_moe()
+        kind = self._next_kind()
         if self.moe_parts is None:
             return super().build_decoder_layer(cfg, no_encoder_attn)
-        if is_moe:
-            return MoeDecoderLayer(
-                cfg, self.moe_parts, name=self._layer_name, no_encoder_attn=no_encoder_attn
-            )
-        return TransformerDecoderLayerBase(cfg, no_encoder_attn)
+        if kind == FULL:
+            return TransformerDecoderLayerBase(cfg, no_encoder_attn)
+        if kind == ATTENTION:
+            return DecoderAttentionLayer(cfg, no_encoder_attn)
+        return MoeDecoderLayer(
+            cfg,
+            self.moe_parts,
+            kind=kind,
+            name=self._layer_name,
+            no_encoder_attn=no_encoder_attn,
+        )
 
     def forward(
         self,
@@ -375,6 +458,9 @@ class ScomoeDecoder(_MoeStack, TransformerDecoderBase):
             states.append(x)
             if layer_attention is not None and aligns:
                 attention = layer_attention.float().to(x)
+        if self.tail is not None:
+            x, tail_reports = self.tail(x, tokens)
+            reports += tail_reports
         if attention is not None:
             attention = attention[:alignment_heads].mean(dim=0)
         if self.layer_norm is not None:

@@ -1,0 +1,328 @@
+"""SCoMoE as plain loops over nodes, ranks, tokens and experts; everything is differentiable."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from tests.support.oracle import RankResult, capacity_of, feed_forward, route_rank
+from tests.support.stacks import DIM, StackCase
+
+EXPERT_WEIGHTS = ("weight1_LDH", "bias1_LH", "weight2_LHD", "bias2_LD")
+
+
+@dataclass
+class OracleRun:
+    outputs: list[Tensor]
+    balance_losses: list[list[Tensor]]
+    reach_counts: Counter = field(default_factory=Counter)
+    num_choices: int = 0
+    num_dropped: int = 0
+
+
+class StackOracle:
+    """A dense feed-forward layer and the mixtures behind it.
+
+    Args:
+        weights: the tensors of the stack's state dictionary.
+    """
+
+    def __init__(self, case: StackCase, weights: dict[str, Tensor]):
+        self.case, self.config, self.weights = case, case.config, weights
+        self.num_nodes, self.ranks_per_node = case.layout
+        self.num_ranks = self.num_nodes * self.ranks_per_node
+        self.num_experts = self.config.num_experts
+        self.per_rank = self.num_experts // self.num_ranks
+        self.alpha = Fraction(str(self.config.ratio1))
+        self.beta = Fraction(str(self.config.ratio2))
+        self.run = OracleRun(outputs=[], balance_losses=[])
+
+    def __call__(self, inputs: list[Tensor]) -> OracleRun:
+        x = [self.dense(x_TD) for x_TD in inputs]
+        names = [f"{self.case.stack}.moe{i}" for i in range(len(self.case.kinds))]
+        kinds = list(self.case.kinds)
+        homes = None
+        if kinds[0] == "cluster":
+            x, homes = self.cluster(x)
+            kinds, names = kinds[1:], names[1:]
+        for index, (kind, name) in enumerate(zip(kinds, names, strict=True)):
+            x = self.mixture(x, kind, f"layers.{index}", name)
+        if homes is not None:
+            restored = [[None] * len(x_TD) for x_TD in inputs]
+            for rank, x_TD in enumerate(x):
+                for place, (home, token) in enumerate(homes[rank]):
+                    restored[home][token] = x_TD[place]
+            x = [stack_rows(rows) for rows in restored]
+        self.run.outputs = x
+        return self.run
+
+    # --- sublayers
+
+    def norm(self, x_TD: Tensor, name: str) -> Tensor:
+        return F.layer_norm(
+            x_TD, (DIM,), self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        )
+
+    def before(self, x_TD: Tensor, name: str) -> Tensor:
+        return self.norm(x_TD, f"{name}.layer_norm") if self.case.normalize_before else x_TD
+
+    def after(self, x_TD: Tensor, y_TD: Tensor, name: str) -> Tensor:
+        if self.config.layernorm_after_moe and name != "feed_forward":
+            y_TD = self.norm(y_TD, f"{name}.norm_after")
+        x_TD = x_TD + y_TD
+        return x_TD if self.case.normalize_before else self.norm(x_TD, f"{name}.layer_norm")
+
+    def dense(self, x_TD: Tensor) -> Tensor:
+        w = self.weights
+        y_TD = self.before(x_TD, "feed_forward")
+        y_TD = F.linear(y_TD, w["feed_forward.fc1.weight"], w["feed_forward.fc1.bias"]).relu()
+        y_TD = F.linear(y_TD, w["feed_forward.fc2.weight"], w["feed_forward.fc2.bias"])
+        return self.after(x_TD, y_TD, "feed_forward")
+
+    def experts(self, prefix: str) -> list[tuple[Tensor, ...]]:
+        stacked = [self.weights[f"{prefix}.{name}"] for name in EXPERT_WEIGHTS]
+        return [tuple(tensor[e] for tensor in stacked) for e in range(self.num_experts)]
+
+    def experts_in_reach(self, reach: str, rank: int) -> list[int]:
+        if reach == "local":
+            ranks = [rank]
+        elif reach == "node":
+            node = rank // self.ranks_per_node
+            ranks = [r for r in range(self.num_ranks) if r // self.ranks_per_node == node]
+        else:
+            ranks = list(range(self.num_ranks))
+        return [r * self.per_rank + i for r in ranks for i in range(self.per_rank)]
+
+    # --- plain, Seq, Feat
+
+    def mixture(self, x: list[Tensor], kind: str, layer: str, name: str) -> list[Tensor]:
+        gate_ED = self.weights[f"{layer}.moe.gate.projection.weight"]
+        normed = [self.before(x_TD, layer) for x_TD in x]
+        if kind == "feat":
+            results = self.feat(normed, gate_ED, layer, name)
+        else:
+            reaches = [self.reaches(x_TD, gate_ED, rank, kind) for rank, x_TD in enumerate(normed)]
+            results = self.by_token(normed, reaches, gate_ED, layer, name)
+        outputs, losses = zip(*results, strict=True)
+        self.run.balance_losses.append(list(losses))
+        return [self.after(x_TD, y_TD, layer) for x_TD, y_TD in zip(x, outputs, strict=True)]
+
+    def reaches(self, x_TD: Tensor, gate_ED: Tensor, rank: int, kind: str) -> list[str]:
+        """The reach of each of a rank's tokens."""
+        count = len(x_TD)
+        if kind == "plain":
+            return ["global"] * count
+        scores = [x @ gate_ED.T for x in x_TD]
+        beta = self.beta if self.num_nodes > 1 else Fraction(0)
+        num_local = int(self.alpha * count)
+        num_node = count - num_local if self.alpha + beta == 1 else int(beta * count)
+        found = ["global"] * count
+        for reach, quota in ("local", num_local), ("node", num_node):
+            ids = self.experts_in_reach(reach, rank)
+            free = [t for t in range(count) if found[t] == "global"]
+            free.sort(key=lambda t, ids=ids: -float(scores[t][ids].mean()))
+            for t in free[:quota]:
+                found[t] = reach
+        return found
+
+    def by_token(self, x, reaches, gate_ED, layer, name):
+        experts = self.experts(f"{layer}.moe.experts")
+        for of_rank in reaches:
+            self.run.reach_counts.update(of_rank)
+        outputs = [[None] * len(x_TD) for x_TD in x]
+        losses: list[list] = [[] for _ in x]
+        for reach in "local", "node", "global":
+            largest = max(of_rank.count(reach) for of_rank in reaches)
+            for rank, x_TD in enumerate(x):
+                mine = [t for t, r in enumerate(reaches[rank]) if r == reach]
+                if not mine:
+                    continue
+                result = self.route(x_TD, mine, gate_ED, experts, reach, rank, largest, name)
+                if len(self.experts_in_reach(reach, rank)) > 1:
+                    losses[rank].append(result.balance_loss)
+                for t, y in zip(mine, result.outputs, strict=True):
+                    outputs[rank][t] = y
+        return [(stack_rows(rows), mean(of_rank)) for rows, of_rank in zip(outputs, losses)]
+
+    def feat(self, x, gate_ED, layer, name):
+        sizes = [int(self.alpha * DIM), int(self.beta * DIM)]
+        sizes.append(DIM - sum(sizes))
+        largest = max(len(x_TD) for x_TD in x)
+        results = []
+        for rank, x_TD in enumerate(x):
+            values = x_TD
+            if self.config.feat_projection:
+                values = x_TD @ self.weights[f"{layer}.moe.projection.0.weight"].T
+            parts, losses, first = [], [], 0
+            for reach, size in zip(("local", "node", "global"), sizes, strict=True):
+                if not size:
+                    continue
+                self.run.reach_counts[reach] += len(x_TD)
+                experts = self.experts(f"{layer}.moe.experts.{reach}")
+                mine = list(range(len(x_TD)))
+                slice_TD = values[:, first : first + size]
+                result = self.route(
+                    x_TD, mine, gate_ED, experts, reach, rank, largest, name, slice_TD
+                )
+                if mine and len(self.experts_in_reach(reach, rank)) > 1:
+                    losses.append(result.balance_loss)
+                parts.append(result.outputs)
+                first += size
+            y_TD = torch.cat(parts, dim=-1)
+            if self.config.feat_projection:
+                y_TD = y_TD @ self.weights[f"{layer}.moe.projection.1.weight"].T
+            results.append((y_TD, mean(losses)))
+        return results
+
+    def route(
+        self, x_TD, mine, gate_ED, experts, reach, rank, largest, name, values_TD=None
+    ) -> RankResult:
+        ids = self.experts_in_reach(reach, rank)
+        top_k = 1 if self.config.top1 else 2
+        capacity = None
+        if reach != "local" and self.case.training:
+            capacity = capacity_of(largest, len(ids), top_k, self.config.capacity_factor)
+        extra = {}
+        if self.case.noise_key is not None and self.config.second_expert_policy == "sampling":
+            longest = self.longest
+            noise = self.case.noise_key.of_layer(name, range(self.num_ranks), torch.device("cpu"))
+            shape = torch.Size((self.num_ranks, longest, len(ids)))
+            extra["gumbel_TE"] = noise.gumbel(shape)[rank][mine]
+        result = route_rank(
+            x_TD[mine],
+            gate_ED[ids],
+            [experts[e] for e in ids],
+            capacity=capacity,
+            top_k=top_k,
+            values_TD=None if values_TD is None else values_TD[mine],
+            **extra,
+        )
+        self.run.num_choices += result.num_choices
+        self.run.num_dropped += result.num_dropped
+        return result
+
+    @property
+    def longest(self) -> int:
+        return max(self.case.tokens_of_rank)
+
+    # --- clustering
+
+    def cluster(self, x: list[Tensor]):
+        """The tokens of each rank after clustering, and (home rank, place there) of each."""
+        weight_ED = self.weights["clustering.moe.gate.weight"]
+        arrived: list[list] = [[] for _ in range(self.num_experts)]
+        for rank, x_TD in enumerate(x):
+            detach = self.case.stack == "decoder" and self.case.training
+            scores_TE = (x_TD.detach() if detach else x_TD) @ weight_ED.T
+            scores_TG = self.group_scores(scores_TE)
+            groups, experts = self.assign(scores_TE.detach(), scores_TG.detach(), rank)
+            order = sorted(range(len(x_TD)), key=lambda t, experts=experts: experts[t])
+            sorted_TD = self.sort(x_TD, scores_TG, groups, order)
+            for place, t in enumerate(order):
+                arrived[experts[t]].append((sorted_TD[place], rank, t))
+        home_experts = self.experts("clustering.moe.experts")
+        outputs, homes = [], []
+        for rank in range(self.num_ranks):
+            rows, origins = [], []
+            for e in self.experts_in_reach("local", rank):
+                for row, home, token in arrived[e]:
+                    y = feed_forward(
+                        self.before(row, "clustering"),
+                        home_experts[e],
+                    )
+                    if self.config.gate_type == "sigmoid":
+                        y = torch.sigmoid(row @ weight_ED[e]) * y
+                    rows.append(self.after(row, y, "clustering"))
+                    origins.append((home, token))
+            outputs.append(stack_rows(rows))
+            homes.append(origins)
+        return outputs, homes
+
+    @property
+    def by_node(self) -> bool:
+        return self.num_nodes > 1 and self.alpha == 0 and self.beta < 1
+
+    def group_scores(self, scores_TE: Tensor) -> Tensor:
+        if not self.by_node:
+            return scores_TE
+        size = self.num_experts // self.num_nodes
+        columns = [
+            scores_TE[:, n * size : (n + 1) * size].mean(dim=1) for n in range(self.num_nodes)
+        ]
+        return torch.stack(columns, dim=1)
+
+    def assign(self, scores_TE: Tensor, scores_TG: Tensor, rank: int):
+        """The group and the expert of each of a rank's tokens."""
+        num_tokens, num_groups = scores_TG.shape
+        size = self.num_experts // num_groups
+        if not self.case.training and self.config.inference_routing == "greedy":
+            groups = [int(s.argmax()) for s in scores_TG]
+            experts = [
+                g * size + int(s[g * size : (g + 1) * size].argmax())
+                for g, s in zip(groups, scores_TE, strict=True)
+            ]
+            return groups, experts
+        parts = [list(range(num_tokens))]
+        if self.case.stack == "decoder" and not self.case.training:
+            steps = [s for n in self.case.lengths[rank] for s in range(n)]
+            parts = [[t for t in parts[0] if steps[t] == s] for s in sorted(set(steps))]
+        groups, experts = [0] * num_tokens, [0] * num_tokens
+        for part in parts:
+            for t, g in zip(part, best_balanced(scores_TG[part].numpy()), strict=True):
+                groups[t] = int(g)
+            for g in range(num_groups):
+                members = [t for t in part if groups[t] == g]
+                for i, chunk in enumerate(np.array_split(members, size)):
+                    for t in chunk:
+                        experts[t] = g * size + i
+        return groups, experts
+
+    def sort(self, x_TD: Tensor, scores_TG: Tensor, groups: list[int], order: list[int]) -> Tensor:
+        """P · x with a T x T matrix, hard in value, soft in its gradient."""
+        num_tokens = len(x_TD)
+        hard = torch.zeros(num_tokens, num_tokens, dtype=x_TD.dtype)
+        for place, t in enumerate(order):
+            hard[place, t] = 1
+        if self.config.gate_type != "softmax":
+            return hard @ x_TD
+        rows = [
+            (scores_TG[:, groups[t]] / self.config.temperature).softmax(0) / groups.count(groups[t])
+            for t in order
+        ]
+        soft = stack_rows(rows) if rows else hard
+        return (hard + soft - soft.detach()) @ x_TD
+
+
+def best_balanced(scores_TG: np.ndarray) -> np.ndarray:
+    """The balanced assignment with the largest sum, by scipy.
+
+    Every group has floor(T/G) places and one more, of which T mod G are used in all: the others
+    are taken by dummies that may stand nowhere else.
+    """
+    num_tokens, num_groups = scores_TG.shape
+    if num_tokens == 0:
+        return np.zeros(0, dtype=int)
+    floor, extra = divmod(num_tokens, num_groups)
+    places = np.repeat(np.arange(num_groups), floor)
+    if extra:
+        places = np.concatenate([places, np.arange(num_groups)])
+    matrix = scores_TG[:, places]
+    if extra:
+        dummies = np.full((num_groups - extra, len(places)), -1e9)
+        dummies[:, -num_groups:] = 0
+        matrix = np.vstack([matrix, dummies])
+    _, columns = linear_sum_assignment(matrix, maximize=True)
+    return places[columns[:num_tokens]]
+
+
+def stack_rows(rows: list) -> Tensor:
+    return torch.stack(rows) if rows else torch.zeros(0, DIM, dtype=torch.float64)
+
+
+def mean(values: list[Tensor]) -> Tensor:
+    return sum(values) / len(values) if values else torch.zeros((), dtype=torch.float64)
