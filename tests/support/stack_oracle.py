@@ -147,7 +147,9 @@ class StackOracle:
                     losses[rank].append(result.balance_loss)
                 for t, y in zip(mine, result.outputs, strict=True):
                     outputs[rank][t] = y
-        return [(stack_rows(rows), mean(of_rank)) for rows, of_rank in zip(outputs, losses)]
+        return [
+            (stack_rows(rows), mean(of_rank)) for rows, of_rank in zip(outputs, losses, strict=True)
+        ]
 
     def feat(self, x, gate_ED, layer, name):
         sizes = [int(self.alpha * DIM), int(self.beta * DIM)]

@@ -14,7 +14,7 @@ from user_dir.fast_moe.expert_sharding import gather_experts
 from user_dir.fast_moe.layer_plan import plan_stack
 from user_dir.fast_moe.noise import NoiseKey
 from user_dir.fast_moe.tokens import rank_tokens
-from user_dir.fast_moe.topology import Layout, Topology, running_processes
+from user_dir.fast_moe.topology import Layout, Topology
 from user_dir.fast_moe.transformer_layers import ClusteredMoeStack, MoeParts, StackConfig
 
 DIM, HIDDEN = 32, 12
@@ -182,7 +182,6 @@ def build_stack(case: StackCase, topology: Topology) -> ClusteredMoeStack:
 
 def run_stack(case: StackCase) -> StackRun:
     """One forward and backward pass on the processes that run."""
-    _, num_processes = running_processes()
     topology = Topology(Layout(*case.layout), num_experts=case.config.num_experts)
     stack = build_stack(case, topology)
     ranks = topology.hosted_ranks
