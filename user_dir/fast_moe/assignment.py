@@ -168,14 +168,17 @@ def approximate_assignment(scores_TG: Tensor, *, iterations: int = 60) -> Tensor
     groups_T = torch.full((num_tokens,), -1, device=scores_TG.device)
     base, extra = divmod(num_tokens, num_groups)
     groups_T = _fill(adjusted_TG, groups_T, capacity=base)
-    return _fill(adjusted_TG, groups_T, capacity=base + 1) if extra else groups_T
+    # The few places left are not scarce in the same way: prices do not count for them.
+    return _fill(scores_TG, groups_T, capacity=base + 1) if extra else groups_T
 
 
 def _softmax_prices(scores_TG: Tensor, *, iterations: int) -> Tensor:
     num_tokens, num_groups = scores_TG.shape
+    # What all tokens think of a group is a matter of its price alone.
+    prices_G = scores_TG.mean(dim=0)
+    centred_TG = scores_TG - prices_G
     # Temperatures relate to how far apart a token's scores are.
-    spread = (scores_TG - scores_TG.mean(dim=1, keepdim=True)).abs().mean().clamp(min=1e-12)
-    prices_G = scores_TG.new_zeros(num_groups)
+    spread = (centred_TG - centred_TG.mean(dim=1, keepdim=True)).abs().mean().clamp(min=1e-12)
     target = num_tokens / num_groups
     for iteration in range(iterations):
         temperature = spread * 0.01 ** (iteration / max(1, iterations - 1))
