@@ -46,8 +46,10 @@ def module(name: str, *arguments: str | Path) -> list[str | Path]:
     return [sys.executable, "-m", f"user_dir.cli.{name}", *arguments]
 
 
-def train_arguments(data: Path, save_dir: Path, *, max_tokens: int = 52) -> list[str | Path]:
-    """A model of width 16 on 2 nodes x 2 ranks, three small batches an update, no dropout.
+def train_arguments(
+    data: Path, save_dir: Path, *, max_tokens: int = 52, width: int = 16
+) -> list[str | Path]:
+    """A small model on 2 nodes x 2 ranks, three small batches an update, no dropout.
 
     With the small corpus and 52 tokens an epoch has 57 batches, so 15 steps of four ranks: in
     the third micro-batch of the fifth and last update three ranks have no batch.
@@ -56,7 +58,7 @@ def train_arguments(data: Path, save_dir: Path, *, max_tokens: int = 52) -> list
         data,
         *("--user-dir", "user_dir", "--task", "scomoe_translation", "-s", "en", "-t", "de"),
         *("--arch", "scomoe_tiny", "--encoder-layers", "2", "--decoder-layers", "2"),
-        *("--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "16"),
+        *("--encoder-embed-dim", str(width), "--encoder-ffn-embed-dim", "16"),
         *("--encoder-attention-heads", "2", "--decoder-attention-heads", "2"),
         *("--moe-nodes", "2", "--moe-ranks-per-node", "2", "--moe-expert-count", "8"),
         *("--criterion", "moe_cross_entropy", "--label-smoothing", "0.1", "--dropout", "0"),

@@ -85,5 +85,6 @@ def loss_of(model, net_input, target) -> torch.Tensor:
         logits.flatten(0, 1), target.flatten(), ignore_index=DICTIONARY.pad(), reduction="sum"
     )
     for report in extra.get("moe_reports", []):
-        loss = loss + 0.1 * report.balance_loss_V.sum()
+        if report.balance_loss_V is not None:
+            loss = loss + 0.1 * report.balance_loss_V.sum()
     return loss

@@ -8,6 +8,7 @@ import weakref
 import zipfile
 from argparse import Namespace
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 
 from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.expert_sharding import ShardedExperts, gather_experts, own_share
+from user_dir.fast_moe.shares import Shares
 from user_dir.fast_moe.topology import Layout, Topology
 
 logger = logging.getLogger(__name__)
 
 _LAYOUT_KEY = "moe_layout"
+_FEATURE_SHARES_KEY = "moe_feature_shares"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,27 @@ def save_layout(model: nn.Module, layout: Layout) -> None:
     """Keep the layout among the model's tensors."""
     layout_tensor = torch.tensor([layout.num_nodes, layout.ranks_per_node])
     model.register_buffer(_LAYOUT_KEY, layout_tensor)
+
+
+def save_feature_shares(model: nn.Module, shares: Shares) -> None:
+    """Keep α and β of SCoMoE-Feat among the model's tensors, as fractions."""
+    numbers = [n for share in (shares.local, shares.node) for n in share.as_integer_ratio()]
+    model.register_buffer(_FEATURE_SHARES_KEY, torch.tensor(numbers))
+
+
+def check_saved_feature_shares(state_dict: dict[str, Tensor], shares: Shares) -> None:
+    """Refuse a checkpoint whose features are split in another way: its experts would not fit."""
+    saved = state_dict.get(_FEATURE_SHARES_KEY)
+    if saved is None:
+        return
+    local, node = (Fraction(*saved[i : i + 2].tolist()) for i in (0, 2))
+    if (local, node) != (shares.local, shares.node):
+        raise UserError(
+            f"the checkpoint was trained with --ratio1 {float(local):g} --ratio2 {float(node):g}, "
+            f"but --ratio1 {float(shares.local):g} --ratio2 {float(shares.node):g} was asked for; "
+            "with --scomoe-type feat the ratios shape the experts, so leave them as they were "
+            "trained"
+        )
 
 
 def check_saved_layout(state_dict: dict[str, Tensor], layout: Layout, *, is_given: bool) -> None:

@@ -112,7 +112,7 @@ def cluster(
         num_tokens_V=(~tokens.is_pad_VT).sum(dim=1),
         entropy_V=x_VTD.new_zeros(x_VTD.shape[0]),
         experts_VE=topology.experts_in(Reach.GLOBAL),
-        sent_bytes=tuple(2 * sent for sent in back.sent_bytes),  # type: ignore[arg-type]
+        sent_bytes=back.sent_bytes,
     )
     zero_V = x_VTD.new_zeros(x_VTD.shape[0])
     sums = layer_sums(

@@ -111,7 +111,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         losses = [report.balance_loss_V for report in extra["moe_reports"]]
         losses = [loss_V for loss_V in losses if loss_V is not None]
         if not losses:  # clustering alone is balanced by what it is
-            return extra["moe_reports"][0].sums.new_zeros(())
+            return sample["target"].new_zeros((), dtype=torch.float32)
         losses_V = torch.stack(losses)
         losses_V = losses_V.mean(dim=0) if self.combine == "average" else losses_V.sum(dim=0)
         ranks_B = extra["sentence_ranks"]

@@ -33,7 +33,7 @@ class CapacityReturn:
     routing: Routing
     plan: ExchangePlan
     token_VS: Tensor  # token that fills each slot (S = E·C); -1: empty
-    sent_bytes: tuple[int, int, int]  # on the way out: within ranks, within nodes, between nodes
+    sent_bytes: tuple[int, int, int]  # there and back: within ranks, within nodes, between nodes
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _dispatch_slots(
     buffers = buffers.view(num_ranks, block, per_rank, capacity, dim)
     received_VBnCD = exchange(buffers, plan)
     rows_LMD = received_VBnCD.transpose(1, 2).reshape(num_ranks * per_rank, block * capacity, dim)
-    pair_bytes = buffers[0, 0].nbytes
+    pair_bytes = 2 * buffers[0, 0].nbytes
     sent_bytes = _sum_by_distance(torch.full_like(plan.distance, pair_bytes), plan)
     back = CapacityReturn(routing=routing, plan=plan, token_VS=token_VS, sent_bytes=sent_bytes)
     return ExpertInput(rows=rows_LMD, counts=None), back
@@ -198,7 +198,7 @@ def _dispatch_counts(
     grouped_MD = gather_rows(arrived_MD, by_expert_M, invert_permutation(by_expert_M).unsqueeze(-1))
     counts = sizes[1].transpose(1, 2).flatten(0, 1).sum(dim=1).tolist()
     row_bytes = x_VTD.element_size() * x_VTD.shape[-1]
-    pair_bytes_VB = sizes[0].sum(-1) * row_bytes + per_rank * counts_VBn.element_size()
+    pair_bytes_VB = 2 * row_bytes * sizes[0].sum(-1) + per_rank * counts_VBn.element_size()
     back = DroplessReturn(
         routing=routing,
         plan=plan,

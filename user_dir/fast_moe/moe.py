@@ -213,8 +213,7 @@ class EfficientMoeLayer(nn.Module):
             num_tokens_V=gated.num_tokens_V,
             entropy_V=gated.entropy_V,
             experts_VE=experts_VE,
-            # What goes out comes back.
-            sent_bytes=tuple(2 * sent for sent in back.sent_bytes),  # type: ignore[arg-type]
+            sent_bytes=back.sent_bytes,
         )
         return _Passed(y_VTD=y_VTD, gated=gated, part=part)
 

@@ -20,9 +20,11 @@ from fairseq.modules.transformer_layer import (
 from torch import Tensor
 
 from user_dir.fast_moe.checkpoint import (
+    check_saved_feature_shares,
     check_saved_layout,
     declare_dense,
     declare_trained,
+    save_feature_shares,
     save_layout,
 )
 from user_dir.fast_moe.config import MoeConfig
@@ -114,6 +116,8 @@ class ScomoeModel(TransformerModel):
         self._update, self._micro_batch = 0, 0
         if self.moe_parts is not None:
             save_layout(self, self.moe_parts.topology.layout)
+            if self.moe_parts.config.scomoe_type == "feat":
+                save_feature_shares(self, self.moe_parts.config.shares)
 
     def set_num_updates(self, num_updates: int) -> None:
         """Told by the task before every micro-batch; the routing noise depends on it."""
@@ -165,6 +169,8 @@ class ScomoeModel(TransformerModel):
             check_saved_layout(
                 state_dict, self.moe_parts.topology.layout, is_given=self.args.moe_layout_given
             )
+            if self.moe_parts.config.scomoe_type == "feat":
+                check_saved_feature_shares(state_dict, self.moe_parts.config.shares)
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 

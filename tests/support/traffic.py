@@ -1,0 +1,115 @@
+"""What one forward and backward pass of a MoE layer sends, counted on the tensors and computed."""
+
+from argparse import Namespace
+from collections import Counter
+from fractions import Fraction
+
+import torch
+import torch.distributed as dist
+
+from user_dir.fast_moe.config import MoeConfig
+from user_dir.fast_moe.shares import Shares
+from user_dir.fast_moe.statistics import LayerSums
+from user_dir.fast_moe.tokens import RankedTokens, agree_on_sizes
+from user_dir.fast_moe.topology import Layout, Topology
+from user_dir.fast_moe.transformer_layers import MoeParts, StackConfig, build_moe_layer
+
+NODES, RANKS_PER_NODE, NUM_EXPERTS = 2, 2, 8
+NUM_RANKS, PER_RANK = NODES * RANKS_PER_NODE, NUM_EXPERTS // 4
+TOKENS, DIM = 1024, 128
+VARIANTS = {
+    "gshard": ("plain", {}),
+    "seq": ("seq", {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}),
+    "feat": ("feat", {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}),
+}
+
+
+def make_layer(variant: str):
+    """The layer of a variant on the processes that run, and its topology."""
+    kind, options = VARIANTS[variant]
+    config = MoeConfig.from_args(
+        Namespace(moe_freq=2, moe_expert_count=NUM_EXPERTS, capacity_factor=1.0, **options)
+    )
+    topology = Topology(Layout(NODES, RANKS_PER_NODE), num_experts=NUM_EXPERTS)
+    stack = StackConfig("encoder", DIM, 32, "relu", 0.0, 0.0, True)
+    torch.manual_seed(1)
+    parts = MoeParts(config=config, topology=topology)
+    return build_moe_layer(parts, stack, kind=kind, name="encoder.1"), parts
+
+
+def make_tokens(parts: MoeParts) -> RankedTokens:
+    """All ranks have equally many tokens."""
+    num_hosted = parts.topology.num_hosted
+    counts = (TOKENS,) * num_hosted
+    sizes = agree_on_sizes(counts, parts.seq_shares, device=torch.device("cpu"))
+    is_pad_VT = torch.zeros(num_hosted, TOKENS, dtype=torch.bool)
+    return RankedTokens(is_pad_VT=is_pad_VT, counts=counts, sizes=sizes, noise=None)
+
+
+def step(layer, parts: MoeParts, tokens: RankedTokens) -> LayerSums:
+    """One forward and backward pass."""
+    x_VTD = torch.randn(parts.topology.num_hosted, TOKENS, DIM, requires_grad=True)
+    output = layer(x_VTD, tokens)
+    output.y_VTD.square().sum().backward()
+    return LayerSums.of(output.sums)
+
+
+def count_step(variant: str) -> tuple[list[int], list[float]]:
+    """Bytes of this process's tensors by distance: those handed to the group, those reported.
+
+    The groups' are of the forward and the backward pass, the report is of the forward pass.
+    """
+    layer, parts = make_layer(variant)
+    tokens = make_tokens(parts)
+    sent: Counter = Counter()
+    real = dist.all_to_all_single
+
+    def counting(output, tensor, receive, send, group=None, **kwargs):
+        row_bytes = tensor[:1].nbytes
+        for peer, rows in zip(dist.get_process_group_ranks(group), send, strict=True):
+            sent[distance(dist.get_rank(), peer)] += rows * row_bytes
+        return real(output, tensor, receive, send, group=group, **kwargs)
+
+    dist.all_to_all_single = counting
+    try:
+        sums = step(layer, parts, tokens)
+    finally:
+        dist.all_to_all_single = real
+    return [sent[d] for d in range(3)], [sums.bytes_rank, sums.bytes_node, sums.bytes_between]
+
+
+def distance(sender: int, receiver: int) -> int:
+    """0 within a rank, 1 within a node, 2 between nodes; one rank a process."""
+    if sender == receiver:
+        return 0
+    return 1 if sender // RANKS_PER_NODE == receiver // RANKS_PER_NODE else 2
+
+
+def expected_bytes(variant: str) -> tuple[int, int]:
+    """By formula: what a rank sends within its node and between nodes, forward and backward."""
+    _, options = VARIANTS[variant]
+    peers_in_node, peers_outside = RANKS_PER_NODE - 1, NUM_RANKS - RANKS_PER_NODE
+    if variant == "gshard":
+        parts = [(PER_RANK * slots(TOKENS, NUM_EXPERTS) * DIM, peers_in_node, peers_outside)]
+    else:
+        shares = Shares.of(options["ratio1"], options["ratio2"])
+        in_node = NUM_EXPERTS // NODES
+        if variant == "seq":
+            local, node = (int(Fraction(share) * TOKENS) for share in (shares.local, shares.node))
+            rest = TOKENS - local - node
+            of_node, everywhere = slots(node, in_node) * DIM, slots(rest, NUM_EXPERTS) * DIM
+        else:
+            of_node = slots(TOKENS, in_node) * int(shares.node * DIM)
+            everywhere = slots(TOKENS, NUM_EXPERTS) * int(shares.everywhere * DIM)
+        parts = [
+            (PER_RANK * of_node, peers_in_node, 0),
+            (PER_RANK * everywhere, peers_in_node, peers_outside),
+        ]
+    floats = [sum(size * peers[i] for size, *peers in parts) for i in range(2)]
+    # There and back, in the forward and in the backward pass.
+    return 4 * 4 * floats[0], 4 * 4 * floats[1]
+
+
+def slots(num_tokens: int, num_experts: int) -> int:
+    """Top-2 capacity at factor 1."""
+    return 2 * -(-num_tokens // num_experts)
