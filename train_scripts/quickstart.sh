@@ -9,12 +9,12 @@ usage() {
 Usage: train_scripts/quickstart.sh [options]
 
 Numbers in words, English to and from 8 languages: prepares the corpus, trains scomoe_tiny
-(8 experts on a logical layout of 2 nodes x 2 ranks), translates the test set, scores it and
-shows ten examples. About five minutes on two cores, no GPU, no download. What an earlier
-quickstart wrote is replaced.
+(SCoMoE-Seq with token clustering, 8 experts on a logical layout of 2 nodes x 2 ranks),
+translates the test set, scores it and shows ten examples. Six minutes on two cores, no GPU,
+no download. What an earlier quickstart wrote is replaced.
 
   --out DIR        folder to write (quickstart)
-  --updates N      training updates (1200)
+  --updates N      training updates (1500)
   --processes N    processes that train and translate; the result is the same (2, or 1 on one core)
   --seed N         draws the numbers, the first weights and the batches (1)
   --dry-run        print the commands and stop
@@ -29,7 +29,7 @@ die() {
   exit 2
 }
 
-out=quickstart updates=1200 seed=1 dry_run=false
+out=quickstart updates=1500 seed=1 dry_run=false
 processes=$(($(nproc) > 1 ? 2 : 1))
 while (($#)); do
   case $1 in
@@ -75,7 +75,12 @@ fi
 step "1/4 corpus: numbers in words, English to and from 8 languages -> $corpus"
 scomoe prepare_numbers --out "$corpus" --languages de,es,fr,id,pl,ru,sv,vi --seed "$seed"
 
-step "2/4 training: scomoe_tiny, $updates updates on $processes process(es) -> $model"
+step "2/4 training: SCoMoE-Seq with token clustering, $updates updates on $processes process(es) -> $model"
+# Without these four lines it is GShard.
+scomoe_seq_args=(
+  --scomoe-type seq --ratio1 0.2 --ratio2 0.5
+  --token-cluster --temperature 0.5
+)
 training=(
   --processes "$processes" "$corpus/bin"
   --user-dir "$repository/user_dir"
@@ -89,6 +94,7 @@ training=(
   --max-tokens 300 --required-batch-size-multiple 1 --num-workers 0 --cpu --seed "$seed"
   --no-epoch-checkpoints --save-dir "$model"
   --log-format json --log-interval 100
+  "${scomoe_seq_args[@]}"
 )
 if "$dry_run"; then
   scomoe train "${training[@]}"

@@ -241,11 +241,12 @@ def check_training_options(args: Namespace) -> None:
         "the averages of the other processes' experts would be lost; train without it and "
         "average checkpoints with scomoe-average",
     )
+
     _refuse(
-        bool(given("eval_bleu")),
-        f"--eval-bleu {several}",
-        "processes would decode for different numbers of steps and wait for each other; "
-        "score the checkpoints with scomoe-translate",
+        bool(given("eval_bleu")) and not str(given("task")).startswith("scomoe_"),
+        f"--eval-bleu {several} and --task {given('task')}",
+        "processes would decode for different numbers of steps and wait for each other; use "
+        "--task scomoe_translation, whose processes take every step together",
     )
 
 

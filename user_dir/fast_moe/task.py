@@ -1,14 +1,18 @@
 """fairseq's two translation tasks, with a batch for every logical rank. Level 5."""
 
 import logging
+from argparse import Namespace
 from dataclasses import dataclass, field
+from functools import partial
 
+import torch
 from fairseq.tasks import FairseqTask, register_task
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation import EVAL_BLEU_ORDER, TranslationConfig, TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from user_dir.fast_moe.batches import RankedDataset, RankedEpochBatchIterator, without_ranks
 from user_dir.fast_moe.checkpoint import trained_model
+from user_dir.fast_moe.stepwise import StepwiseEnsemble, decode_everywhere, is_spread
 from user_dir.fast_moe.topology import refuse_unconnected_processes
 
 logger = logging.getLogger(__name__)
@@ -75,9 +79,22 @@ class _RankedBatches(FairseqTask):
     def _shuffles_one_by_one(self) -> bool:
         raise NotImplementedError
 
+    def build_generator(self, models, args, **kwargs):
+        """fairseq's generator; in step where the experts are spread over processes."""
+        if is_spread(models[0]):
+            models = StepwiseEnsemble(models)
+        return super().build_generator(models, args, **kwargs)
+
     def inference_step(self, generator, models, sample, **kwargs):
         """Translate the real sentences of a batch, each on the rank of its own tokens."""
-        return super().inference_step(generator, models, without_ranks(sample), **kwargs)
+        sample = without_ranks(sample)
+        step = partial(super().inference_step, generator, models, **kwargs)
+        if not is_spread(models[0]):
+            return step(sample)
+        with torch.no_grad():
+            return decode_everywhere(
+                sample, generator.model, pad_idx=self.source_dictionary.pad(), generate=step
+            )
 
 
 @dataclass
@@ -93,6 +110,15 @@ class ScomoeTranslationTask(_RankedBatches, TranslationTask):
 
     def _shuffles_one_by_one(self) -> bool:
         return self.cfg.no_grouped_shuffling
+
+    def _inference_with_bleu(self, generator, sample, model):
+        """BLEU's counts of the real sentences; a process may have none of them."""
+        sample = without_ranks(sample)
+        if len(sample["id"]):
+            return super()._inference_with_bleu(generator, sample, model)
+        self.inference_step(generator, [model], sample, prefix_tokens=None)
+        order = range(EVAL_BLEU_ORDER)
+        return Namespace(sys_len=0, ref_len=0, counts=[0 for _ in order], totals=[0 for _ in order])
 
 
 @register_task("scomoe_multilingual_translation")

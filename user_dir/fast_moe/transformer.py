@@ -335,14 +335,18 @@ class ScomoeEncoder(_MoeStack, TransformerEncoderBase):
     def _ranks_by_content(self, src_tokens: Tensor) -> Tensor:
         assert self.moe_parts is not None
         topology = self.moe_parts.topology
-        if topology.num_processes > 1:
-            raise UserError(
-                f"decoding with experts spread over {topology.num_processes} processes is not "
-                "possible; translate the checkpoint in single processes (scomoe-translate "
-                "--processes N shards the input)"
-            )
         ids = src_tokens.masked_fill(src_tokens.eq(self.padding_idx), 0)
-        return ids.sum(dim=1) % topology.num_ranks
+        hosted = ids.sum(dim=1) % topology.num_ranks - topology.hosted_ranks.start
+        if (
+            topology.num_processes > 1
+            and not ((hosted >= 0) & (hosted < topology.num_hosted)).all()
+        ):
+            raise UserError(
+                f"the experts are spread over {topology.num_processes} processes, and each decodes "
+                "the sentences of its own ranks only; translate with scomoe-translate "
+                "--spread-experts, or with all experts in one process"
+            )
+        return hosted
 
     def reorder_encoder_out(self, encoder_out, new_order):
         """fairseq's reordering, and the sentences' ranks with it."""
