@@ -60,7 +60,7 @@ class Experiment:
 NUMBERS = Experiment(
     options=(
         *("--task", "scomoe_multilingual_translation", "--encoder-langtok", "tgt"),
-        *("--arch", "scomoe_tiny", "--dropout", "0", "--lr", "4e-3"),
+        *("--arch", "scomoe_tiny", "--dropout", "0", "--lr", "2e-3"),
         *("--lr-scheduler", "polynomial_decay", "--warmup-updates", "150"),
     ),
     updates=1200,

@@ -14,7 +14,7 @@ translates the test set, scores it and shows ten examples. Six minutes on two co
 no download. What an earlier quickstart wrote is replaced.
 
   --out DIR        folder to write (quickstart)
-  --updates N      training updates (1500)
+  --updates N      training updates (1200)
   --processes N    processes that train and translate; the result is the same (2, or 1 on one core)
   --seed N         draws the numbers, the first weights and the batches (1)
   --dry-run        print the commands and stop
@@ -29,7 +29,7 @@ die() {
   exit 2
 }
 
-out=quickstart updates=1500 seed=1 dry_run=false
+out=quickstart updates=1200 seed=1 dry_run=false
 processes=$(($(nproc) > 1 ? 2 : 1))
 while (($#)); do
   case $1 in
@@ -89,7 +89,7 @@ training=(
   --arch scomoe_tiny --moe-nodes 2 --moe-ranks-per-node 2 --dropout 0
   --criterion moe_cross_entropy --label-smoothing 0.1
   --optimizer moe_adam --adam-betas '(0.9, 0.98)' --clip-norm 1
-  --lr 4e-3 --lr-scheduler polynomial_decay --warmup-updates 150
+  --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 150
   --total-num-update "$updates" --max-update "$updates"
   --max-tokens 300 --required-batch-size-multiple 1 --num-workers 0 --cpu --seed "$seed"
   --no-epoch-checkpoints --save-dir "$model"

@@ -107,6 +107,7 @@ def test_multilingual_translations_are_those_of_fairseq_interactive(
         ("--max-tokens", "60"),
         ("--max-tokens", "1"),
         ("--processes", "2"),
+        ("--processes", "4", "--spread-experts", "--max-tokens", "200"),
         ("--data", "the same"),
     ],
 )

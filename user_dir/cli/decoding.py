@@ -36,6 +36,9 @@ class Decoding:
     max_len_b: int
     dtype: torch.dtype
     on_cpu: bool
+    # Each process holds a share of the experts, and all take every step together; otherwise each
+    # has the whole model.
+    spread_experts: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Translator:
             logging.getLogger(name).setLevel(logging.WARNING)
         self.device = _device(decoding, device_index)
         self.models, self.task = _load_models(decoding)
+        if decoding.spread_experts:
+            _check_spread(self.models, self.task)
         self.search = Namespace(
             beam=decoding.beam,
             lenpen=decoding.lenpen,
@@ -97,6 +102,16 @@ class Translator:
             Translation(self._pieces(by_index[index], line), was_truncated[index])
             for index, line in enumerate(lines)
         ]
+
+    def take_part(self, direction: Pair | None) -> None:
+        """Take part in the translation of a batch that another process has (spread experts)."""
+        self._turn_to(direction)
+        nothing = torch.empty(0, 1, dtype=torch.int64, device=self.device)
+        sample = {
+            "id": nothing[:, 0],
+            "net_input": {"src_tokens": nothing, "src_lengths": nothing[:, 0]},
+        }
+        self.task.inference_step(self.generator, self.models, sample)
 
     def _turn_to(self, direction: Pair | None) -> None:
         """Let the multilingual task translate in another direction from now on."""
@@ -152,6 +167,22 @@ def _load_models(decoding: Decoding) -> tuple[list, Any]:
             f"--data ({decoding.data}): {reason}"
         ) from None
     return models, task
+
+
+def _check_spread(models: list, task: Any) -> None:
+    from user_dir.fast_moe.stepwise import is_spread
+
+    if not all(map(is_spread, models)):
+        raise UserError(
+            "--spread-experts: the checkpoint has no experts to spread; leave the option out, and "
+            "--processes share the lines"
+        )
+    if not type(task).__module__.startswith("user_dir."):
+        raise UserError(
+            "--spread-experts needs a task whose processes take every step together; add "
+            "--model-overrides \"{'task': 'scomoe_translation'}\" (or "
+            "'scomoe_multilingual_translation')"
+        )
 
 
 def _device(decoding: Decoding, index: int) -> torch.device:

@@ -12,6 +12,16 @@ from user_dir.cli.checkpoint_files import open_checkpoint, task_options
 from user_dir.cli.decoding import Decoding
 from user_dir.fast_moe.errors import UserError
 
+# What training in one process may do and several processes refuse; decoding has no use for it.
+_ONLY_IN_TRAINING = {
+    "optimizer": "moe_adam",
+    "no_save_optimizer_state": False,
+    "store_ema": False,
+    "amp": False,
+    "memory_efficient_fp16": False,
+    "memory_efficient_bf16": False,
+}
+
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add what says which model translates between which languages."""
@@ -101,6 +111,12 @@ def add_batching_options(parser: argparse.ArgumentParser) -> None:
         help="processes that share the batches, each with its own copy of the model "
         "(default: %(default)s)",
     )
+    add(
+        "--spread-experts",
+        action="store_true",
+        help="the --processes share the experts instead, for a model too large for one of them; "
+        "their number must divide that of the model's logical ranks",
+    )
     add("--progress", action="store_true", help="report lines and speed on standard error")
 
 
@@ -128,6 +144,12 @@ def resolve(args: argparse.Namespace) -> Decoding:
         _check_languages_are_listed(overrides)
     # Scores while training; would only ask for its tokenizer here.
     overrides["eval_bleu"] = False
+    if args.spread_experts:
+        if args.processes < 2:
+            raise UserError(
+                "--spread-experts needs --processes of at least 2 to spread the experts over"
+            )
+        overrides.update(_ONLY_IN_TRAINING)
     on_cpu = args.cpu or not torch.cuda.is_available()
     if args.fp16 and on_cpu:
         raise UserError("--fp16 is very slow on a CPU; use --bf16, or neither")
@@ -145,6 +167,7 @@ def resolve(args: argparse.Namespace) -> Decoding:
         max_len_b=args.max_len_b,
         dtype=torch.float16 if args.fp16 else torch.bfloat16 if args.bf16 else torch.float32,
         on_cpu=on_cpu,
+        spread_experts=args.spread_experts,
     )
 
 

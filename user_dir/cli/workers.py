@@ -6,12 +6,14 @@ ends when the parent is gone.
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 import torch
+import torch.distributed as dist
 
 from user_dir.cli.decoding import Batch, Decoding, Translation, Translator
 from user_dir.fast_moe.errors import UserError
@@ -32,6 +34,9 @@ def translate_batches(
     decoding: Decoding, batches: Sequence[Batch], *, processes: int
 ) -> Iterator[tuple[int, list[Translation]]]:
     """Yield (index of a batch, its translations), here or in several processes, in any order."""
+    if decoding.spread_experts and batches:
+        yield from translate_in_step(decoding, batches, processes=processes)
+        return
     processes = min(processes, len(batches))
     if processes > 1:
         yield from translate_in_processes(decoding, batches, processes=processes)
@@ -53,19 +58,50 @@ def translate_in_processes(
     workers: list[_Worker] = []
     try:
         for index in range(processes):
-            workers.append(_start(decoding, index, threads))
+            workers.append(_start(_work, (decoding, index, threads)))
         yield from _share_out(workers, batches)
     finally:
         _end(workers)
 
 
-def _start(decoding: Decoding, index: int, threads: int) -> _Worker:
+def translate_in_step(
+    decoding: Decoding, batches: Sequence[Batch], *, processes: int
+) -> Iterator[tuple[int, list[Translation]]]:
+    """Yield (index of a batch, its translations) from processes that share the experts.
+
+    All of them work on the same batch; the first one has its lines and sends the translations.
+
+    Raises:
+        UserError: a worker failed or was killed.
+    """
+    threads = max(1, torch.get_num_threads() // processes)
+    workers: list[_Worker] = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for index in range(processes):
+                place = (f"{folder}/rendezvous", index, processes)
+                arguments = (decoding, index, threads, place, tuple(batches))
+                workers.append(_start(_work_in_step, arguments))
+            by_connection = {worker.connection: worker for worker in workers}
+            finished = 0
+            while finished < len(batches):
+                for connection in wait(list(by_connection)):
+                    assert isinstance(connection, Connection)
+                    worker = by_connection[connection]
+                    # Everyone is heard, so that nobody's death is waited for in vain.
+                    translations = _receive(worker, workers)
+                    if worker is workers[0]:
+                        yield finished, translations
+                        finished += 1
+        finally:
+            _end(workers)
+
+
+def _start(work: Callable[..., None], arguments: tuple) -> _Worker:
     # Not fork: a child must not inherit OpenMP's threads or a GPU's context.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_work, args=(theirs, decoding, index, threads), daemon=True, name=f"worker {index}"
-    )
+    process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
     process.start()
     theirs.close()  # now only the worker holds it: its death is an end of file here
     return _Worker(process, ours)
@@ -142,6 +178,38 @@ def _work(connection: Connection, decoding: Decoding, index: int, threads: int) 
         connection.send([])
         while True:
             connection.send(translator.translate(connection.recv()))
+    except UserError as error:
+        connection.send(error)
+    except (EOFError, ConnectionError):
+        return
+
+
+def _work_in_step(
+    connection: Connection,
+    decoding: Decoding,
+    index: int,
+    threads: int,
+    place: tuple[str, int, int],
+    batches: Sequence[Batch],
+) -> None:
+    """The life of a worker that holds a share of the experts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    rendezvous, rank, count = place
+    try:
+        dist.init_process_group(
+            "gloo" if decoding.on_cpu else "nccl",
+            init_method=f"file://{rendezvous}",
+            rank=rank,
+            world_size=count,
+        )
+        translator = Translator(decoding, device_index=index)
+        for batch in batches:
+            if rank > 0:
+                translator.take_part(batch.direction)
+            else:
+                connection.send(translator.translate(batch))
+        connection.recv()  # the parent closes it when it has everything
     except UserError as error:
         connection.send(error)
     except (EOFError, ConnectionError):
