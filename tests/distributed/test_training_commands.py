@@ -243,6 +243,41 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(small_corpus, tmp_
     assert sorted(updates_of(resumed.stdout + resumed.stderr)) == [done_updates + 1]
 
 
+def test_a_run_that_is_asked_to_stop_saves_first_and_resumes(small_corpus, tmp_path):
+    save_dir = tmp_path / "stopped"
+    arguments = train_arguments(small_corpus / "bin", save_dir)
+    command = [
+        *module("train", "--processes", "2"),
+        *(*arguments, "--save-interval-updates", "100000", "--max-update", "100000"),
+        *("--save-interval", "100000"),
+    ]
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if '"num_updates": "2"' in line:
+                process.send_signal(signal.SIGUSR1)
+                break
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, seen + rest
+    assert "asked to stop: saving and ending" in rest
+    last = max(updates_of(seen + rest))
+    state = load(save_dir / "checkpoint_last.pt")
+    assert state["optimizer_history"][-1]["num_updates"] == last
+    resumed = run([*command, "--max-update", str(last + 1)])
+    assert sorted(updates_of(resumed.stdout + resumed.stderr)) == [last + 1]
+
+
 def _wait_for(path: Path, process: subprocess.Popen, *, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():

@@ -28,13 +28,21 @@ from user_dir.cli.workers import translate_batches
 from user_dir.fast_moe.errors import UserError
 from user_dir.text.lines import clean_line
 from user_dir.text.pairs import Pair, parse_directions
-from user_dir.text.score_tables import HEADER, direction_rows, language_groups, mean_rows
+from user_dir.text.score_tables import (
+    HEADER,
+    Group,
+    direction_rows,
+    language_groups,
+    mean_rows,
+    resource_groups,
+)
 from user_dir.text.scores import signatures
 from user_dir.text.subwords import Subwords
 from user_dir.text.tables import format_markdown, format_tsv
 from user_dir.text.translations import (
     TestSet,
     Translated,
+    count_train_pairs,
     read_test_set,
     read_translated,
     translation_name,
@@ -210,7 +218,7 @@ def _jobs(test_set: TestSet, subwords: Subwords, args: argparse.Namespace) -> li
 
 def _write_scores(translated: Sequence[Translated], args: argparse.Namespace) -> None:
     rows = direction_rows(translated)
-    means = mean_rows(rows, language_groups(args.pivot))
+    means = mean_rows(rows, [*language_groups(args.pivot), *_resource_groups(translated, args)])
     cells = [row.cells() for row in [*rows, *means]]
     record = {
         "signatures": signatures(),
@@ -226,6 +234,13 @@ def _write_scores(translated: Sequence[Translated], args: argparse.Namespace) ->
     ):
         write_whole(args.output / name, text, flag="--output")
     print(f"wrote {args.output}: translations, scores.md, scores.tsv, {SCORES}")
+
+
+def _resource_groups(translated: Sequence[Translated], args: argparse.Namespace) -> list[Group]:
+    directions = [one.test_set.direction for one in translated]
+    counts = {one: count_train_pairs(args.corpus, one) for one in directions}
+    known = {one: count for one, count in counts.items() if count is not None}
+    return resource_groups(known) if len(known) == len(counts) else []
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
 Several processes come from --processes N (on this machine), from torchrun or from srun.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,7 +134,34 @@ def _train(arguments: list[str]) -> None:
     if args.bf16:
         args.tpu = False  # fairseq takes --bf16 for a TPU
     mend_checkpoints(args.save_dir)
-    distributed_utils.call_main(convert_namespace_to_omegaconf(args), fairseq_main)
+    cfg = convert_namespace_to_omegaconf(args)
+    if args.criterion == "moe_cross_entropy":  # through which the processes agree
+        _stop_on_signals(cfg)
+    distributed_utils.call_main(cfg, fairseq_main)
+
+
+def _stop_on_signals(cfg) -> None:
+    """On SIGUSR1 save and end after the next update; under Slurm on SIGTERM too.
+
+    Slurm sends SIGTERM when a job is preempted or its time is over, and SIGKILL soon after.
+    """
+    import logging
+
+    from user_dir.fast_moe.stopping import request_stop, when_agreed
+
+    soon = 1e-9
+
+    def stop() -> None:
+        if cfg.optimization.stop_time_hours != soon:
+            logging.getLogger("user_dir").info("asked to stop: saving and ending after this update")
+        # fairseq reads both after every update; there may be no time to validate.
+        cfg.dataset.disable_validation = True
+        cfg.optimization.stop_time_hours = soon
+
+    when_agreed(stop)
+    signal.signal(signal.SIGUSR1, request_stop)
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(signal.SIGTERM, request_stop)
 
 
 if __name__ == "__main__":

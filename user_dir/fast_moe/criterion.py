@@ -16,6 +16,7 @@ from torch import Tensor
 
 from user_dir.fast_moe.errors import UserError
 from user_dir.fast_moe.moe_metrics import KINDS, log_moe_metrics
+from user_dir.fast_moe.stopping import agree, num_requests
 from user_dir.fast_moe.topology import refuse_unconnected_processes
 
 
@@ -88,6 +89,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             "ntokens": sample["ntokens"],
             "nsentences": sample["nsentences"],
             "sample_size": sample_size,
+            "stop_requests": num_requests(),
             **padding_counts(sample, self.padding_idx),
         }
         extra = net_output[1]
@@ -131,6 +133,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             key: sum(log[key] for log in logging_outputs if key in log)
             for key in logging_outputs[0]
         }
+        agree(totals["stop_requests"])
         metrics.log_scalar("sample_size", float(totals["sample_size"]), weight=0, round=1)
         positions = float(totals["positions"])
         if positions > 0:

@@ -1,6 +1,6 @@
 """Scores of many directions: a row for each, and rows that sum them up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,13 @@ from user_dir.text.translations import Translated
 HEADER = ("", "directions", "lines", "BLEU", "chrF", "exact %")
 
 Group = tuple[str, Callable[[Pair], bool]]
+
+# Least training pairs of a class.
+_RESOURCES = (
+    ("high resource (from 0.9 M)", 900_000),
+    ("medium resource (0.1 to 0.9 M)", 100_000),
+    ("low resource (below 0.1 M)", 0),
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,20 @@ def language_groups(pivot: str) -> list[Group]:
         (f"into {pivot}", lambda direction: direction.target == pivot),
         ("all", lambda direction: True),
     ]
+
+
+def resource_groups(train_pairs: Mapping[Pair, int]) -> list[Group]:
+    """Directions by their training pairs, in the classes usual for OPUS-100.
+
+    None where all directions are of one class: the mean of all says the same.
+    """
+    classes: dict[str, set[Pair]] = {}
+    for direction, count in train_pairs.items():
+        name = next(name for name, least in _RESOURCES if count >= least)
+        classes.setdefault(name, set()).add(direction)
+    if len(classes) < 2:
+        return []
+    return [(name, classes[name].__contains__) for name, _ in _RESOURCES if name in classes]
 
 
 def mean_rows(rows: Sequence[Row], groups: Sequence[Group]) -> list[Row]:

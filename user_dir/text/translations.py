@@ -43,6 +43,16 @@ def read_test_set(corpus: Path, subset: str, direction: Pair) -> TestSet:
     )
 
 
+def count_train_pairs(corpus: Path, direction: Pair) -> int | None:
+    """The training pairs of a direction, by the lines of the raw text; None where it is gone."""
+    for stored in direction, direction.reversed():
+        path = corpus / "raw" / side_name("train", stored, direction.source)
+        if path.exists():
+            with path.open("rb") as file:
+                return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
+    return None
+
+
 def translation_name(subset: str, direction: Pair) -> str:
     """The file name of one direction's translation, such as test.en-de.de."""
     return side_name(subset, direction, direction.target)
