@@ -12,6 +12,7 @@ from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleE
 
 from user_dir.fast_moe.batches import RankedDataset, RankedEpochBatchIterator, without_ranks
 from user_dir.fast_moe.checkpoint import trained_model
+from user_dir.fast_moe.language_tokens import PairTokenManager, add_pair_tokens
 from user_dir.fast_moe.stepwise import StepwiseEnsemble, decode_everywhere, is_spread
 from user_dir.fast_moe.topology import refuse_unconnected_processes
 
@@ -129,6 +130,27 @@ class ScomoeMultilingualTranslationTask(_RankedBatches, TranslationMultiSimpleEp
     def add_args(parser):
         TranslationMultiSimpleEpochTask.add_args(parser)
         parser.add_argument("--no-grouped-shuffling", action="store_true", help=_UNGROUPED_HELP)
+        parser.add_argument(
+            "--encoder-lang-pair-token",
+            action="store_true",
+            help="prepend a token of the language pair to the source (--encoder-langtok lang_pair "
+            "of the paper's release), instead of a token of one language",
+        )
+
+    @classmethod
+    def setup_task(cls, args, **kwargs):
+        """fairseq's, told to prepend a token where ours is asked for."""
+        if args.encoder_lang_pair_token:
+            args.encoder_langtok = "src"
+        return super().setup_task(args, **kwargs)
+
+    def __init__(self, args, langs, dicts, training):
+        super().__init__(args, langs, dicts, training)
+        if args.encoder_lang_pair_token:
+            add_pair_tokens(dicts.values(), args.lang_pairs)
+            self.data_manager = PairTokenManager(
+                args, self.lang_pairs, langs, dicts, self.sampling_method
+            )
 
     def _shuffles_one_by_one(self) -> bool:
         return self.args.no_grouped_shuffling
