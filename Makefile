@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-all lint
+.PHONY: help install quickstart test test-all test-slurm lint
 
 # What a step runs finds the environment's commands first.
 with_venv := PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -21,6 +21,12 @@ test: install ## the tests that take minutes (ARGS="-k name" goes to pytest)
 
 test-all: install ## every test
 	@$(with_venv) pytest -q tests $(ARGS)
+
+slurm_packages := slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins
+test-slurm: install ## the tests on a real Slurm, installed with apt-get where it is missing
+	@{ command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null || \
+	  apt-get install -y --no-install-recommends $(slurm_packages)
+	@$(with_venv) pytest -q tests/slurm $(ARGS)
 
 lint: install ## ruff, mypy, shellcheck
 	@$(with_venv) bash tools/lint.sh
