@@ -10,6 +10,8 @@ COMMANDS = (
     "report",
     "prepare-numbers",
     "prepare-multi30k",
+    "prepare-opus100",
+    "prepare-wmt-en-fr",
 )
 
 # Plain C++ without torch's headers: it compiles in seconds. Optional, because the same algorithm
@@ -32,7 +34,14 @@ setup(
     python_requires=">=3.11,<3.13",
     # fairseq is missing on purpose: pip would fetch the torchaudio that its metadata asks for,
     # and another torch with it, although translation needs neither (docs/installation.md).
-    install_requires=["num2words", "numpy", "sacrebleu>=2.4", "sentencepiece", "torch>=2.6"],
+    install_requires=[
+        "num2words",
+        "numpy",
+        "sacrebleu>=2.4",
+        "sacremoses",
+        "sentencepiece",
+        "torch>=2.6",
+    ],
     ext_modules=[KERNEL],
     entry_points={
         "console_scripts": [

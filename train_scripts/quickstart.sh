@@ -10,11 +10,11 @@ Usage: train_scripts/quickstart.sh [options]
 
 Numbers in words, English to and from 8 languages: prepares the corpus, trains scomoe_tiny
 (SCoMoE-Seq with token clustering, 8 experts on a logical layout of 2 nodes x 2 ranks),
-translates the test set, scores it and shows ten examples. Six minutes on two cores, no GPU,
+translates the test set, scores it and shows ten examples. Five minutes on two cores, no GPU,
 no download. What an earlier quickstart wrote is replaced.
 
   --out DIR        folder to write (quickstart)
-  --updates N      training updates (1200)
+  --updates N      training updates (1000)
   --processes N    processes that train and translate; the result is the same (2, or 1 on one core)
   --seed N         draws the numbers, the first weights and the batches (1)
   --dry-run        print the commands and stop
@@ -29,7 +29,7 @@ die() {
   exit 2
 }
 
-out=quickstart updates=1200 seed=1 dry_run=false
+out=quickstart updates=1000 seed=1 dry_run=false
 processes=$(($(nproc) > 1 ? 2 : 1))
 while (($#)); do
   case $1 in

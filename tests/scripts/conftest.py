@@ -72,6 +72,17 @@ def multilingual(three_languages: Path, tmp_path_factory: pytest.TempPathFactory
     return Trained(three_languages, save_dir)
 
 
+@pytest.fixture(scope="session")
+def clustered(three_languages: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """English to German, SCoMoE-Feat with token clustering."""
+    save_dir = tmp_path_factory.mktemp("clustered")
+    options = ["--task", "scomoe_translation", "-s", "en", "-t", "de", "--no-epoch-checkpoints"]
+    options += ["--scomoe-type", "feat", "--token-cluster", "--max-update", "50"]
+    options += ["--encoder-layers", "4", "--decoder-layers", "4"]
+    _train(three_languages, save_dir, options)
+    return Trained(three_languages, save_dir)
+
+
 def _train(corpus: Path, save_dir: Path, options: Sequence[str]) -> None:
     command = [sys.executable, "-m", "fairseq_cli.train", corpus / "bin", "--save-dir", save_dir]
     for side in "source", "target":

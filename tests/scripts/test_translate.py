@@ -139,6 +139,19 @@ def test_an_ensemble_of_a_model_with_itself_is_that_model(
     assert translate_file(bilingual, english, "--path", both) == german
 
 
+def test_clusters_of_tokens_translate_greedily_and_balanced(
+    clustered: Trained, english: Path, tmp_path: Path
+) -> None:
+    greedy = translate_file(clustered, english)
+    assert len(greedy) == 25
+    assert translate_file(clustered, english, "--max-tokens", "30") == greedy
+    balanced = ("--model-overrides", "{'scomoe_inference_routing': 'balanced'}")
+    assert len(translate_file(clustered, english, *balanced)) == 25
+    other = "{'ratio1': 0.5, 'ratio2': 0.25}"
+    arguments = ["--path", str(clustered.checkpoint), "--input", str(english), "--cpu"]
+    assert translate.main([*arguments, "--model-overrides", other]) == 2
+
+
 def test_bfloat16_translates_every_line(bilingual: Trained, english: Path) -> None:
     assert len(translate_file(bilingual, english, "--bf16", "--beam", "2")) == 25
 

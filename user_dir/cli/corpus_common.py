@@ -3,6 +3,7 @@
 import argparse
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from user_dir.text.corpus import SPLITS, Corpus, write_language_lists, write_pieces, write_raw
@@ -47,14 +48,21 @@ def write_prepared_folder(corpus: Corpus, out: Path, *, vocab_size: int, overwri
         pieces = folder / "pieces"
         write_pieces(corpus, subwords, pieces)
         for pair in corpus.pairs:
-            _binarise(pair, pieces, folder / "bin")
+            binarise(pair, pieces, folder / "bin")
         shutil.rmtree(pieces)
         write_language_lists(corpus, folder / "bin")
         step(f"binarised with fairseq: {', '.join(map(str, corpus.pairs))}")
     step(f"wrote {out}: raw, spm.model, spm.vocab, bin")
 
 
-def _binarise(pair: Pair, pieces: Path, destination: Path) -> None:
+def binarise(
+    pair: Pair,
+    pieces: Path,
+    destination: Path,
+    *,
+    splits: Sequence[str] = SPLITS,
+    workers: int = 1,
+) -> None:
     """Let fairseq's own preprocess write one pair with the dictionary of all languages."""
     # Here, not at the top: --help and mistakes in the options need no fairseq.
     from fairseq import options
@@ -63,8 +71,8 @@ def _binarise(pair: Pair, pieces: Path, destination: Path) -> None:
     args = options.get_preprocessing_parser().parse_args(
         ["--source-lang", pair.source, "--target-lang", pair.target, "--joined-dictionary"]
         + ["--srcdict", str(pieces / "dict.txt"), "--destdir", str(destination)]
-        + [f"--{split}pref={pieces / split}.{pair}" for split in ("train", "valid", "test")]
-        + ["--workers", "1"]
+        + [f"--{split}pref={pieces / split}.{pair}" for split in splits]
+        + ["--workers", str(workers)]
     )
     level = preprocess.logger.level
     preprocess.logger.setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -86,17 +87,18 @@ class PairWriter:
 
     def __init__(self, source: Path, target: Path) -> None:
         self.num_lines = 0
+        self._closing = ExitStack()
         self._files = []
         for path in (source, target):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._files.append(path.open("w", encoding="utf-8", newline="\n"))
+            file = path.open("w", encoding="utf-8", newline="\n")
+            self._files.append(self._closing.enter_context(file))
 
     def __enter__(self) -> "PairWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.close()
+        self._closing.close()
 
     def write(self, source: str, target: str) -> None:
         """Add a line to each file."""

@@ -58,7 +58,8 @@ def _members(archive: Path, stack: ExitStack) -> Iterator[tuple[tarfile.TarInfo,
     # Not tarfile's own gzip stream: it does not notice a missing end.
     stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw) if is_gzip else raw)
     try:
-        tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|"))
+        tar = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115  the stack closes it
+        stack.enter_context(tar)
         for info in tar:
             if info.isfile():
                 yield info, cast(BinaryIO, tar.extractfile(info))

@@ -76,12 +76,8 @@ class StageLog:
         changed = sorted(
             name for name in before | settings if before.get(name) != settings.get(name)
         )
-        if changed and not self.overwrite:
-            raise CorpusError(
-                f"--out ({self.out}) was prepared with other settings ({', '.join(changed)} "
-                f"changed, stage {stage.name}); name another folder, or add --overwrite to redo "
-                "what they change"
-            )
+        if changed:
+            self.refuse(f"other settings ({', '.join(changed)}; stage {stage.name})")
         whole = all(_size(self.out / name) == size for name, size in marker["files"].items())
         return marker["facts"] if whole and not changed else None
 
@@ -95,6 +91,18 @@ class StageLog:
         facts = self._work(stage)
         self._report(stage.name, [stage], time.monotonic() - start)
         return facts
+
+    def forget(self, stage: Stage) -> None:
+        """Have a stage run again."""
+        self._marker(stage).unlink(missing_ok=True)
+
+    def refuse(self, what: str) -> None:
+        """Raise `CorpusError`, saying what differs from an earlier run, unless `overwrite`."""
+        if not self.overwrite:
+            raise CorpusError(
+                f"--out ({self.out}) was prepared with {what}; name another folder, or add "
+                "--overwrite to redo what depends on it"
+            )
 
     def run_all(self, title: str, stages: Sequence[Stage], *, workers: int) -> list[Facts]:
         """Run stages that do not depend on each other side by side; facts in their order."""
@@ -115,8 +123,7 @@ class StageLog:
         return [one for one in facts if one is not None]
 
     def _work(self, stage: Stage) -> Facts:
-        with suppress(FileNotFoundError):
-            self._marker(stage).unlink()
+        self.forget(stage)
         _remove(stage.outputs)
         try:
             for path in stage.outputs:

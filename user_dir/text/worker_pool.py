@@ -1,16 +1,19 @@
 """Work spread over processes, so that an error or a killed worker ends it with a sentence."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from user_dir.text.lines import CorpusError
+
+_PR_SET_PDEATHSIG = 1  # Linux
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,7 +26,7 @@ def default_workers() -> int:
 
 def map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Results in the order of the items, of which few at a time are in memory.
 
     With one worker everything happens in this process.
@@ -93,3 +96,6 @@ def _as_worker() -> None:
     # The parent ends its workers; what it does on a signal is not theirs to repeat.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A parent that was killed ends nobody, and an orphan would keep files and locks for ever.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
