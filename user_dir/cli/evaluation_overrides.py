@@ -1,0 +1,58 @@
+"""Print the --model-overrides with which the eval scripts evaluate a checkpoint.
+
+SCoMoE-Seq is evaluated at ratios 0 unless others are given: which tokens stay near depends on the
+batch otherwise. The experts of SCoMoE-Feat have the shapes of its ratios, which stay as they are.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from user_dir.cli.checkpoint_files import open_checkpoint
+from user_dir.cli.command import run_command
+
+COMMAND = "evaluation_overrides"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    add = parser.add_argument
+    add("--path", required=True, help="checkpoint")
+    add("--capacity", type=float, help="slots of an expert, as a share of the tokens")
+    for number in 1, 2:
+        add(f"--r{number}", type=float, help=f"--ratio{number} at evaluation")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status, 2 for a user's mistake."""
+    args = get_parser().parse_args(argv)
+    return run_command(COMMAND, lambda: print(_overrides(args)))
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    overrides = _ratios(_scomoe_type(args.path), {"ratio1": args.r1, "ratio2": args.r2})
+    if args.capacity is not None:
+        overrides["moe_eval_capacity_token_fraction"] = args.capacity
+    return overrides
+
+
+def _ratios(scomoe_type: str, given: dict[str, float | None]) -> dict[str, Any]:
+    if scomoe_type == "none":
+        return {}
+    default = 0.0 if scomoe_type == "seq" else None
+    ratios = {name: default if value is None else value for name, value in given.items()}
+    return {name: value for name, value in ratios.items() if value is not None}
+
+
+def _scomoe_type(path: str) -> str:
+    state = open_checkpoint(path, flag="--path")
+    options = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
+    values = options if isinstance(options, dict) else vars(options)
+    return values.get("scomoe_type") or "none"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
