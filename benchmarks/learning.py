@@ -33,6 +33,12 @@ VARIANTS = {
     "seq+cluster": (*SEQ, "--token-cluster"),
     "feat+cluster": (*FEAT, "--token-cluster"),
 }
+# What seq+cluster changes, one thing at a time; by --only.
+CONTROLS = {
+    "gshard, reordered": ("--reorder-layers",),
+    "gshard+cluster": ("--token-cluster",),
+    "seq, reordered": (*SEQ, "--reorder-layers"),
+}
 HEADER = (
     "variant",
     "seed",
@@ -85,7 +91,7 @@ def main() -> None:
     experiment = EXPERIMENTS[args.corpus]
     for name in args.only or VARIANTS:
         for seed in args.seeds:
-            run = args.out / f"{name}-seed{seed}"
+            run = args.out / f"{name.replace(', ', '-')}-seed{seed}"
             if not (run / "result.json").exists():
                 _run(run, name, seed, experiment, args)
             _write_table(args.out)
@@ -98,7 +104,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--corpus", choices=tuple(EXPERIMENTS), required=True)
     parser.add_argument("--data", type=Path, required=True, help="the prepared folder")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--only", nargs="+", choices=tuple(VARIANTS), help="variants (all)")
+    parser.add_argument("--only", nargs="+", choices=(*VARIANTS, *CONTROLS), help="variants (all but controls)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="seeds (1)")
     parser.add_argument("--processes", type=int, default=2, help="results do not depend on it (2)")
     parser.add_argument("--updates", type=int, help="instead of the experiment's own number")
@@ -129,7 +135,7 @@ def _run(run: Path, name: str, seed: int, experiment: Experiment, args: argparse
 def _train_arguments(run, name, seed, experiment, updates, args) -> list[str]:
     is_dense = name == "dense"
     lists = args.data / "bin"
-    arguments = [str(lists), *experiment.options, *VARIANTS[name]]
+    arguments = [str(lists), *experiment.options, *(VARIANTS | CONTROLS)[name]]
     if "scomoe_multilingual_translation" in experiment.options:
         arguments += ["--lang-dict", str(lists / "langs.txt")]
         arguments += ["--lang-pairs", str(lists / "pairs.txt")]
@@ -159,10 +165,9 @@ def _train_arguments(run, name, seed, experiment, updates, args) -> list[str]:
 def _call(log: Path, module: str, *arguments: str) -> None:
     print(f"{log.parent.name}: {module}", flush=True)
     command = [sys.executable, "-m", f"user_dir.cli.{module}", *arguments]
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **os.environ}
     with log.open("w") as file:
         done = subprocess.run(
-            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment
+            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=_environment()
         )
     if done.returncode:
         sys.exit(f"{log}: ended with {done.returncode}\n{log.read_text()[-3000:]}")
@@ -176,9 +181,8 @@ def _environment() -> dict[str, str]:
 def _bleu(evaluation: Path) -> float:
     """Of all directions' lines together."""
     command = [sys.executable, "-m", "user_dir.cli.report", "--evaluation", str(evaluation)]
-    environment = {"PYTHONPATH": str(ROOT), **os.environ}
     out = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=True
     )
     row = next(line for line in out.stdout.splitlines() if line.startswith("all "))
     return float(row.split()[3])
@@ -218,7 +222,8 @@ def _parameters(log: str) -> int:
 
 def _write_table(out: Path) -> None:
     results = [json.loads(path.read_text()) for path in sorted(out.glob("*/result.json"))]
-    results.sort(key=lambda r: (list(VARIANTS).index(r["variant"]), r["seed"]))
+    order = [*VARIANTS, *CONTROLS]
+    results.sort(key=lambda r: (order.index(r["variant"]), r["seed"]))
     rows = [
         (
             r["variant"],
