@@ -104,7 +104,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--corpus", choices=tuple(EXPERIMENTS), required=True)
     parser.add_argument("--data", type=Path, required=True, help="the prepared folder")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--only", nargs="+", choices=(*VARIANTS, *CONTROLS), help="variants (all but controls)")
+    parser.add_argument(
+        "--only", nargs="+", choices=(*VARIANTS, *CONTROLS), help="variants (all but controls)"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="seeds (1)")
     parser.add_argument("--processes", type=int, default=2, help="results do not depend on it (2)")
     parser.add_argument("--updates", type=int, help="instead of the experiment's own number")
