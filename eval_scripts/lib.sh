@@ -95,10 +95,13 @@ check_evaluation_options() {
   output=${output:-$(dirname -- "$path")/evaluation/$name.$subset}
 }
 
-# listed_directions: those of the corpus that have such a set; nothing where it has no list.
+# listed_directions: those of the corpus that have such a set, or else, where there are nodes to
+# share them out to, all; nothing where it has no list.
 listed_directions() {
   local list="$data/bin/${subset}_pairs.txt"
-  if "$has_lists" && [[ -f $list ]]; then cat -- "$list"; fi
+  if ! "$has_lists"; then return; fi
+  if [[ ! -f $list ]] && have_several_nodes; then list="$data/bin/pairs.txt"; fi
+  if [[ -f $list ]]; then cat -- "$list"; fi
 }
 
 need_number() {
@@ -150,7 +153,11 @@ overrides() {
 
 # on_several_nodes: a single direction is not shared out.
 on_several_nodes() {
-  under_slurm && ((${SLURM_JOB_NUM_NODES:-1} > 1)) && [[ $directions == *,* ]]
+  have_several_nodes && [[ $directions == *,* ]]
+}
+
+have_several_nodes() {
+  under_slurm && ((${SLURM_JOB_NUM_NODES:-1} > 1))
 }
 
 # in_parts: whether this is one of the tasks that evaluate_on_nodes starts.
