@@ -1,6 +1,7 @@
 """The training and eval scripts as batch jobs of a real Slurm."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -17,7 +18,12 @@ EVALUATE = ROOT / "eval_scripts" / "eval_large_on_opus.sh"
 # What makes the paper's job fit two nodes with two processors and no GPU.
 JOB = ["--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1"]
 EXPORT = "--export=ALL,GLOO_SOCKET_IFNAME=eth0,OMP_NUM_THREADS=1"
-MODEL = ["--cpu", "--scomoe", "seq+cluster", "--arch", "scomoe_tiny", "--encoder-embed-dim", "16", "--decoder-embed-dim", "16", "--encoder-ffn-embed-dim", "16", "--decoder-ffn-embed-dim", "16", "--encoder-attention-heads", "2", "--decoder-attention-heads", "2", "--max-tokens", "52", "--update-freq", "1", "--disable-validation", "--max-epoch", "0", "--log-interval", "1", "--num-workers", "0"]
+MODEL = shlex.split("""
+--cpu --scomoe seq+cluster --arch scomoe_tiny --encoder-embed-dim 16 --decoder-embed-dim 16
+--encoder-ffn-embed-dim 16 --decoder-ffn-embed-dim 16 --encoder-attention-heads 2
+--decoder-attention-heads 2 --max-tokens 52 --update-freq 1 --disable-validation --max-epoch 0
+--log-interval 1 --num-workers 0
+""")
 LAST = 400
 
 
