@@ -62,19 +62,18 @@ def count_step(variant: str) -> tuple[list[int], list[float]]:
     layer, parts = make_layer(variant)
     tokens = make_tokens(parts)
     sent: Counter = Counter()
-    real = dist.all_to_all_single
+    real = dist.isend
 
-    def counting(output, tensor, receive, send, group=None, **kwargs):
-        row_bytes = tensor[:1].nbytes
-        for peer, rows in zip(dist.get_process_group_ranks(group), send, strict=True):
-            sent[distance(dist.get_rank(), peer)] += rows * row_bytes
-        return real(output, tensor, receive, send, group=group, **kwargs)
+    def counting(tensor, *args, group, group_dst, **kwargs):
+        peer = dist.get_global_rank(group, group_dst)
+        sent[distance(dist.get_rank(), peer)] += tensor.nbytes
+        return real(tensor, *args, group=group, group_dst=group_dst, **kwargs)
 
-    dist.all_to_all_single = counting
+    dist.isend = counting
     try:
         sums = step(layer, parts, tokens)
     finally:
-        dist.all_to_all_single = real
+        dist.isend = real
     return [sent[d] for d in range(3)], [sums.bytes_rank, sums.bytes_node, sums.bytes_between]
 
 

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from user_dir.fast_moe.collectives import exchange, exchange_rows
+from user_dir.fast_moe.collectives import (
+    Exchange,
+    Line,
+    exchange,
+    start_exchange,
+    start_exchange_rows,
+)
 from user_dir.fast_moe.exchange_plan import ExchangePlan
 from user_dir.fast_moe.gathers import gather_rows, weighted_sum
 from user_dir.fast_moe.routing import Routing, invert_permutation
@@ -46,21 +52,37 @@ class DroplessReturn:
     by_expert_M: Tensor  # for each row in the experts' order, its place as received
     send_counts: list[int]
     receive_counts: list[int]
+    expert_counts: list[int]  # rows of each expert served here
     sent_bytes: tuple[int, int, int]  # as above, the counts that travel ahead included
+
+
+@dataclass(frozen=True)
+class Outbound:
+    """Tokens on their way to the experts."""
+
+    exchange: Exchange
+    back: CapacityReturn | DroplessReturn
+
+
+@dataclass(frozen=True)
+class Homebound:
+    """The experts' outputs on their way back."""
+
+    exchange: Exchange
+    back: CapacityReturn | DroplessReturn
 
 
 def dispatch(
     x_VTD: Tensor, routing: Routing, plan: ExchangePlan
 ) -> tuple[ExpertInput, CapacityReturn | DroplessReturn]:
-    """Send every routed token to its experts.
+    """Send every routed token to its experts and wait for those that arrive here.
 
     Args:
         plan: who is in reach; experts 0 … E-1 of the routing lie, in order, on the ranks of the
             block of the sender.
     """
-    if routing.capacity is None:
-        return _dispatch_counts(x_VTD, routing, plan)
-    return _dispatch_slots(x_VTD, routing, plan)
+    outbound = send(x_VTD, routing, plan)
+    return receive(outbound), outbound.back
 
 
 def combine(outputs: Tensor, back: CapacityReturn | DroplessReturn) -> Tensor:
@@ -72,9 +94,39 @@ def combine(outputs: Tensor, back: CapacityReturn | DroplessReturn) -> Tensor:
     Returns:
         (V, T, D).
     """
+    return collect(answer(outputs, back))
+
+
+def send(x_VTD: Tensor, routing: Routing, plan: ExchangePlan, line: Line | None = None) -> Outbound:
+    """The first half of `dispatch`: the tokens leave."""
+    if routing.capacity is None:
+        return _send_counts(x_VTD, routing, plan, line)
+    return _send_slots(x_VTD, routing, plan, line)
+
+
+def receive(outbound: Outbound, line: Line | None = None) -> ExpertInput:
+    """The second half of `dispatch`: the tokens arrive at the experts."""
+    arrived = outbound.exchange.finish(line)
+    if isinstance(outbound.back, CapacityReturn):
+        return _receive_slots(arrived)
+    return _receive_counts(arrived, outbound.back)
+
+
+def answer(
+    outputs: Tensor, back: CapacityReturn | DroplessReturn, line: Line | None = None
+) -> Homebound:
+    """The first half of `combine`: the outputs leave."""
     if isinstance(back, CapacityReturn):
-        return _combine_slots(outputs, back)
-    return _combine_counts(outputs, back)
+        return Homebound(_answer_slots(outputs, back, line), back)
+    return Homebound(_answer_counts(outputs, back, line), back)
+
+
+def collect(homebound: Homebound, line: Line | None = None) -> Tensor:
+    """The second half of `combine`: the outputs arrive and are added up."""
+    home = homebound.exchange.finish(line)
+    if isinstance(homebound.back, CapacityReturn):
+        return _collect_slots(home, homebound.back)
+    return _collect_counts(home, homebound.back)
 
 
 def _sum_by_distance(bytes_VB: Tensor, plan: ExchangePlan) -> tuple[int, int, int]:
@@ -85,9 +137,7 @@ def _sum_by_distance(bytes_VB: Tensor, plan: ExchangePlan) -> tuple[int, int, in
 # --- fixed capacity: rectangular buffers, no host synchronisation -----------------------------
 
 
-def _dispatch_slots(
-    x_VTD: Tensor, routing: Routing, plan: ExchangePlan
-) -> tuple[ExpertInput, CapacityReturn]:
+def _send_slots(x_VTD: Tensor, routing: Routing, plan: ExchangePlan, line: Line | None) -> Outbound:
     num_ranks, num_tokens, dim = x_VTD.shape
     num_experts, capacity = routing.counts_VE.shape[1], routing.capacity
     assert capacity is not None
@@ -98,22 +148,32 @@ def _dispatch_slots(
     buffers = gather_rows(x_VTD.flatten(0, 1), row_M, inverse)
     block, per_rank = plan.block_size, num_experts // plan.block_size
     buffers = buffers.view(num_ranks, block, per_rank, capacity, dim)
-    received_VBnCD = exchange(buffers, plan)
-    rows_LMD = received_VBnCD.transpose(1, 2).reshape(num_ranks * per_rank, block * capacity, dim)
     pair_bytes = 2 * buffers[0, 0].nbytes
     sent_bytes = _sum_by_distance(torch.full_like(plan.distance, pair_bytes), plan)
     back = CapacityReturn(routing=routing, plan=plan, token_VS=token_VS, sent_bytes=sent_bytes)
-    return ExpertInput(rows=rows_LMD, counts=None), back
+    return Outbound(start_exchange(buffers, plan, line), back)
 
 
-def _combine_slots(outputs_LMD: Tensor, back: CapacityReturn) -> Tensor:
-    routing, plan = back.routing, back.plan
-    num_ranks, num_experts = routing.counts_VE.shape
-    capacity, per_rank = routing.capacity, num_experts // plan.block_size
+def _receive_slots(arrived_VBnCD: Tensor) -> ExpertInput:
+    num_ranks, block, per_rank, capacity, dim = arrived_VBnCD.shape
+    rows_LMD = arrived_VBnCD.transpose(1, 2).reshape(num_ranks * per_rank, block * capacity, dim)
+    return ExpertInput(rows=rows_LMD, counts=None)
+
+
+def _answer_slots(outputs_LMD: Tensor, back: CapacityReturn, line: Line | None) -> Exchange:
+    num_ranks, num_experts = back.routing.counts_VE.shape
+    capacity, block = back.routing.capacity, back.plan.block_size
     assert capacity is not None
-    dim = outputs_LMD.shape[-1]
-    outputs = outputs_LMD.view(num_ranks, per_rank, plan.block_size, capacity, dim)
-    home = exchange(outputs.transpose(1, 2).contiguous(), plan).view(-1, dim)
+    outputs = outputs_LMD.view(num_ranks, num_experts // block, block, capacity, -1)
+    return start_exchange(outputs.transpose(1, 2).contiguous(), back.plan, line)
+
+
+def _collect_slots(home_VBnCD: Tensor, back: CapacityReturn) -> Tensor:
+    routing = back.routing
+    num_ranks, num_experts = routing.counts_VE.shape
+    capacity = routing.capacity
+    assert capacity is not None
+    home = home_VBnCD.view(-1, home_VBnCD.shape[-1])
     slots_VTK = _flat_rows(_slot_of_choice(routing), num_experts * capacity)
     tokens_VS = _flat_rows(back.token_VS, routing.expert_ids_VTK.shape[1])
     choices_VS = _choice_of_slot(routing)
@@ -124,7 +184,7 @@ def _combine_slots(outputs_LMD: Tensor, back: CapacityReturn) -> Tensor:
         tokens_VS.flatten(),
         choices_VS.flatten(),
     )
-    return y.view(num_ranks, -1, dim)
+    return y.view(num_ranks, -1, y.shape[-1])
 
 
 def _element_of_slot(routing: Routing) -> Tensor:
@@ -172,9 +232,9 @@ def _flat_rows(index_VN: Tensor, rows_per_rank: int) -> Tensor:
 # --- dropless: exact counts travel -------------------------------------------------------------
 
 
-def _dispatch_counts(
-    x_VTD: Tensor, routing: Routing, plan: ExchangePlan
-) -> tuple[ExpertInput, DroplessReturn]:
+def _send_counts(
+    x_VTD: Tensor, routing: Routing, plan: ExchangePlan, line: Line | None
+) -> Outbound:
     num_ranks, num_tokens, _ = x_VTD.shape
     block, per_rank = plan.block_size, routing.counts_VE.shape[1] // plan.block_size
     counts_VBn = routing.counts_VE.view(num_ranks, block, per_rank)
@@ -191,12 +251,7 @@ def _dispatch_counts(
     tokens_M = _token_of_element(element_M, num_tokens, num_choices)
     inverse = _row_of_choice(element_M, x_VTD.shape[:2], num_choices)
     rows_MD = gather_rows(x_VTD.flatten(0, 1), tokens_M, inverse)
-    arrived_MD = exchange_rows(
-        rows_MD, plan, send_counts=send_counts, receive_counts=receive_counts
-    )
     by_expert_M = _expert_order(received_in_order, plan, per_rank).to(x_VTD.device)
-    grouped_MD = gather_rows(arrived_MD, by_expert_M, invert_permutation(by_expert_M).unsqueeze(-1))
-    counts = sizes[1].transpose(1, 2).flatten(0, 1).sum(dim=1).tolist()
     row_bytes = x_VTD.element_size() * x_VTD.shape[-1]
     pair_bytes_VB = 2 * row_bytes * sizes[0].sum(-1) + per_rank * counts_VBn.element_size()
     back = DroplessReturn(
@@ -206,19 +261,36 @@ def _dispatch_counts(
         by_expert_M=by_expert_M,
         send_counts=send_counts,
         receive_counts=receive_counts,
+        expert_counts=sizes[1].transpose(1, 2).flatten(0, 1).sum(dim=1).tolist(),
         sent_bytes=_sum_by_distance(pair_bytes_VB, plan),
     )
-    return ExpertInput(rows=grouped_MD, counts=counts), back
+    exchange_rows = start_exchange_rows(
+        rows_MD, plan, send_counts=send_counts, receive_counts=receive_counts, line=line
+    )
+    return Outbound(exchange_rows, back)
 
 
-def _combine_counts(outputs_MD: Tensor, back: DroplessReturn) -> Tensor:
-    routing = back.routing
-    num_ranks, num_tokens, num_choices = routing.expert_ids_VTK.shape
+def _receive_counts(arrived_MD: Tensor, back: DroplessReturn) -> ExpertInput:
+    by_expert_M = back.by_expert_M
+    rows_MD = gather_rows(arrived_MD, by_expert_M, invert_permutation(by_expert_M).unsqueeze(-1))
+    return ExpertInput(rows=rows_MD, counts=back.expert_counts)
+
+
+def _answer_counts(outputs_MD: Tensor, back: DroplessReturn, line: Line | None) -> Exchange:
     arrived_order = invert_permutation(back.by_expert_M)
     arrived_MD = gather_rows(outputs_MD, arrived_order, back.by_expert_M.unsqueeze(-1))
-    home_MD = exchange_rows(
-        arrived_MD, back.plan, send_counts=back.receive_counts, receive_counts=back.send_counts
+    return start_exchange_rows(
+        arrived_MD,
+        back.plan,
+        send_counts=back.receive_counts,
+        receive_counts=back.send_counts,
+        line=line,
     )
+
+
+def _collect_counts(home_MD: Tensor, back: DroplessReturn) -> Tensor:
+    routing = back.routing
+    num_ranks, num_tokens, num_choices = routing.expert_ids_VTK.shape
     y = weighted_sum(
         home_MD,
         routing.weights_VTK.flatten(0, 1).to(home_MD.dtype),
