@@ -111,7 +111,7 @@ def cluster(
         routing=routing,
         num_tokens_V=(~tokens.is_pad_VT).sum(dim=1),
         entropy_V=x_VTD.new_zeros(x_VTD.shape[0]),
-        experts_VE=topology.experts_in(Reach.GLOBAL),
+        experts_VE=topology.experts_in(Reach.GLOBAL, x_VTD.device),
         sent_bytes=back.sent_bytes,
     )
     zero_V = x_VTD.new_zeros(x_VTD.shape[0])

@@ -14,6 +14,7 @@ EXPERT_GRAD_RULES = ("world_size", "sqrt_world_size")
 SCOMOE_TYPES = ("none", "seq", "feat")
 GATE_TYPES = ("softmax", "sigmoid")
 INFERENCE_ROUTINGS = ("greedy", "balanced")
+EXCHANGE_SCHEDULES = ("overlap", "serial")
 
 # α and β where they are not given: the paper's for Seq, the nearest powers of two for Feat.
 _DEFAULT_RATIOS = {"none": (0.0, 0.0), "seq": (0.2, 0.5), "feat": (0.25, 0.5)}
@@ -65,6 +66,7 @@ class MoeConfig:
     layernorm_after_moe: bool
     feat_projection: bool
     inference_routing: str
+    exchange_schedule: str
     seed: int
 
     @staticmethod
@@ -97,6 +99,7 @@ class MoeConfig:
             layernorm_after_moe=read("layernorm_after_moe_layer", False),
             feat_projection=read("scomoe_feat_projection", False),
             inference_routing=read("scomoe_inference_routing", "greedy"),
+            exchange_schedule=read("moe_exchange_schedule", "overlap"),
             seed=read("seed", 1),
         )
 
@@ -150,6 +153,7 @@ class MoeConfig:
             ("--scomoe-type", self.scomoe_type, SCOMOE_TYPES),
             ("--gate-type", self.gate_type, GATE_TYPES),
             ("--scomoe-inference-routing", self.inference_routing, INFERENCE_ROUTINGS),
+            ("--moe-exchange-schedule", self.exchange_schedule, EXCHANGE_SCHEDULES),
         ):
             _require(value in choices, flag, value, f"one of {', '.join(choices)}")
         _require(self.temperature > 0, "--temperature", self.temperature, "positive; 0.5 is usual")

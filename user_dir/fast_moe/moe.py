@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from user_dir.fast_moe.clustering import ClusteringRule, TokenClusters, cluster
 from user_dir.fast_moe.config import CapacityRule
-from user_dir.fast_moe.dispatch import combine, dispatch
 from user_dir.fast_moe.gates import BalanceGate, Gated, GShardGate, SwitchGate
 from user_dir.fast_moe.partition import REACH_IDS, reach_of_tokens, select_experts
+from user_dir.fast_moe.schedule import Returned, Trip, run_trips
 from user_dir.fast_moe.shares import Reach, Shares
 from user_dir.fast_moe.statistics import RoutedPart, layer_sums
 from user_dir.fast_moe.tokens import RankedTokens
@@ -32,12 +32,24 @@ class MoeOutput:
 
 
 @dataclass(frozen=True)
-class _Passed:
-    """The tokens of one reach after their experts."""
+class _Routed:
+    """The tokens of one reach on the way to their experts."""
 
-    y_VTD: Tensor
+    reach: Reach
     gated: Gated
-    part: RoutedPart
+    experts_VE: Tensor
+    trip: Trip
+
+    def part(self, returned: Returned) -> RoutedPart:
+        """What the statistics need of it."""
+        return RoutedPart(
+            reach=self.reach,
+            routing=self.gated.routing,
+            num_tokens_V=self.gated.num_tokens_V,
+            entropy_V=self.gated.entropy_V,
+            experts_VE=self.experts_VE,
+            sent_bytes=returned.sent_bytes,
+        )
 
 
 class EfficientMoeLayer(nn.Module):
@@ -53,6 +65,7 @@ class EfficientMoeLayer(nn.Module):
         shares: α and β of "seq" and "feat".
         projection: "feat" only: maps before the split and after the concatenation, if any.
         clustering: "cluster" only; ``shares`` are then those of the layers that follow.
+        overlap: let "seq" and "feat" compute near tokens while far ones travel.
     """
 
     def __init__(
@@ -67,8 +80,10 @@ class EfficientMoeLayer(nn.Module):
         shares: Shares | None = None,
         projection: tuple[nn.Module, nn.Module] | None = None,
         clustering: ClusteringRule | None = None,
+        overlap: bool = True,
     ):
         super().__init__()
+        self.overlap = overlap
         self.gate: SwitchGate | GShardGate | BalanceGate = gate
         self.experts = experts
         self.topology = topology
@@ -87,15 +102,10 @@ class EfficientMoeLayer(nn.Module):
             return self.scomoe_seq(x_VTD, tokens)
         if self.kind == "feat":
             return self.scomoe_dmodel(x_VTD, tokens)
-        passed = self._pass(
-            x_VTD,
-            self._routing_gate.logits(x_VTD),
-            tokens.is_pad_VT,
-            Reach.GLOBAL,
-            self.experts,
-            tokens,
-        )
-        return self._output(passed.y_VTD, [passed])
+        z_VTE = self._routing_gate.logits(x_VTD)
+        routed = self._route(x_VTD, z_VTE, tokens.is_pad_VT, Reach.GLOBAL, self.experts, tokens)
+        returned = self._run([routed])
+        return self._output(returned[0].y_VTD, [routed], returned)
 
     def scomoe_seq(self, x_VTD: Tensor, tokens: RankedTokens) -> MoeOutput:
         """SCoMoE-Seq: a share of a rank's tokens stays there, another one in the node.
@@ -105,12 +115,14 @@ class EfficientMoeLayer(nn.Module):
         shares = self.shares
         z_VTE = self._routing_gate.logits(x_VTD)
         reach_VT = reach_of_tokens(z_VTE, tokens, shares=shares, topology=self.topology)
-        passed = [
-            self._pass(x_VTD, z_VTE, reach_VT != REACH_IDS[reach], reach, self.experts, tokens)
+        routed = [
+            self._route(x_VTD, z_VTE, reach_VT != REACH_IDS[reach], reach, self.experts, tokens)
             for reach in shares.reaches()
         ]
+        returned = self._run(routed)
         # Every token has one reach and is 0 in the others.
-        return self._output(torch.stack([one.y_VTD for one in passed]).sum(0), passed)
+        y_VTD = torch.stack([one.y_VTD for one in returned]).sum(0)
+        return self._output(y_VTD, routed, returned)
 
     def scomoe_dmodel(self, x_VTD: Tensor, tokens: RankedTokens) -> MoeOutput:
         """SCoMoE-Feat: a share of every token's features stays on its rank, another in the node.
@@ -121,17 +133,18 @@ class EfficientMoeLayer(nn.Module):
         before, after = self.projection or (nn.Identity(), nn.Identity())
         features = self.shares.features(x_VTD.shape[-1])
         slices = before(x_VTD).split([features[reach] for reach in Reach], dim=-1)
-        passed = []
+        routed = []
         for reach, slice_VTD in zip(Reach, slices, strict=True):
             if features[reach]:
                 experts = self.experts[reach.value]  # type: ignore[index]
-                passed.append(
-                    self._pass(
+                routed.append(
+                    self._route(
                         slice_VTD.contiguous(), z_VTE, tokens.is_pad_VT, reach, experts, tokens
                     )
                 )
-        y_VTD = torch.cat([one.y_VTD for one in passed], dim=-1)
-        return self._output(after(y_VTD), passed)
+        returned = self._run(routed)
+        y_VTD = torch.cat([one.y_VTD for one in returned], dim=-1)
+        return self._output(after(y_VTD), routed, returned)
 
     def token_clustering_moe(
         self, x_VTD: Tensor, tokens: RankedTokens, *, detach: bool = False, by_step: bool = False
@@ -185,7 +198,7 @@ class EfficientMoeLayer(nn.Module):
         assert self.clustering is not None
         return self.gate, self.clustering
 
-    def _pass(
+    def _route(
         self,
         x_VTD: Tensor,
         z_VTE: Tensor,
@@ -193,10 +206,10 @@ class EfficientMoeLayer(nn.Module):
         reach: Reach,
         experts: nn.Module,
         tokens: RankedTokens,
-    ) -> _Passed:
-        """Route the tokens that are present, to the experts in reach of their rank."""
+    ) -> _Routed:
+        """Choose experts in reach of their rank for the tokens that are present."""
         topology = self.topology
-        experts_VE = topology.experts_in(reach)
+        experts_VE = topology.experts_in(reach, x_VTD.device)
         if reach is not Reach.GLOBAL:
             z_VTE = select_experts(z_VTE, experts_VE)
         noise = None
@@ -205,17 +218,11 @@ class EfficientMoeLayer(nn.Module):
         gated = self._routing_gate.route(
             z_VTE, is_absent_VT, capacity=self._capacity(reach, tokens), noise=noise
         )
-        batch, back = dispatch(x_VTD, gated.routing, topology.plan(reach))
-        y_VTD = combine(experts(batch.rows, batch.counts), back)
-        part = RoutedPart(
-            reach=reach,
-            routing=gated.routing,
-            num_tokens_V=gated.num_tokens_V,
-            entropy_V=gated.entropy_V,
-            experts_VE=experts_VE,
-            sent_bytes=back.sent_bytes,
-        )
-        return _Passed(y_VTD=y_VTD, gated=gated, part=part)
+        trip = Trip(x_VTD, gated.routing, topology.plan(reach), experts)
+        return _Routed(reach=reach, gated=gated, experts_VE=experts_VE, trip=trip)
+
+    def _run(self, routed: Sequence[_Routed]) -> list[Returned]:
+        return run_trips([one.trip for one in routed], overlap=self.overlap)
 
     def _capacity(self, reach: Reach, tokens: RankedTokens) -> int | None:
         """Slots of an expert for one rank's tokens of a reach; None: as many as it takes."""
@@ -228,19 +235,21 @@ class EfficientMoeLayer(nn.Module):
         # a token goes to all the rank's experts; with more experts exact counts are cheaper.
         return max(1, largest) if num_experts <= self.capacity.top_k else None
 
-    def _output(self, y_VTD: Tensor, passed: Sequence[_Passed]) -> MoeOutput:
+    def _output(
+        self, y_VTD: Tensor, routed: Sequence[_Routed], returned: Sequence[Returned]
+    ) -> MoeOutput:
         """The layer's balance loss is the mean over its reaches with something to balance."""
         topology = self.topology
         losses, counts = [], []
-        for one in passed:
-            has_choice = topology.num_experts_in(one.part.reach) > 1
+        for one in routed:
+            has_choice = topology.num_experts_in(one.reach) > 1
             is_counted_V = (one.gated.num_tokens_V > 0) & has_choice
             losses.append(one.gated.balance_loss_V * is_counted_V)
             counts.append(is_counted_V)
         count_V = torch.stack(counts).sum(0)
         loss_V = torch.stack(losses).sum(0) / count_V.clamp(min=1)
         sums = layer_sums(
-            [one.part for one in passed],
+            [one.part(back) for one, back in zip(routed, returned, strict=True)],
             num_experts=topology.num_experts,
             balance_loss_V=loss_V,
             has_balance_V=count_V > 0,

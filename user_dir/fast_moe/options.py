@@ -5,6 +5,7 @@ from argparse import Namespace
 
 from user_dir.fast_moe.checkpoint import saved_layout
 from user_dir.fast_moe.config import (
+    EXCHANGE_SCHEDULES,
     EXPERT_GRAD_RULES,
     GATE_TYPES,
     INFERENCE_ROUTINGS,
@@ -85,6 +86,12 @@ def add_moe_options(parser) -> None:
         choices=EXPERT_GRAD_RULES,
         help="world_size: the exact gradient of the mean loss; sqrt_world_size: that times the "
         "square root of min(ranks, experts) (default: world_size)",
+    )
+    add(
+        "--moe-exchange-schedule",
+        choices=EXCHANGE_SCHEDULES,
+        help="overlap: with SCoMoE, experts work on near tokens while far ones travel; serial: one "
+        "reach after the other. Same results up to rounding (default: overlap)",
     )
     add(
         "--moe-nodes",

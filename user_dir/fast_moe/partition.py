@@ -32,8 +32,10 @@ def reach_of_tokens(
     reach_VT = torch.full_like(tokens.is_pad_VT, REACH_IDS[Reach.GLOBAL], dtype=torch.int64)
     is_taken_VT = tokens.is_pad_VT
     for reach in Reach.LOCAL, Reach.NODE:
-        quota_V = torch.tensor([quota[reach] for quota in quotas]).to(z_VTE.device)
-        score_VT = select_experts(z_VTE.detach(), topology.experts_in(reach)).mean(dim=-1)
+        # Filled on the device: a copy would make the host wait for a GPU.
+        quota_V = torch.stack([reach_VT.new_full((), quota[reach]) for quota in quotas])
+        experts_VR = topology.experts_in(reach, z_VTE.device)
+        score_VT = select_experts(z_VTE.detach(), experts_VR).mean(dim=-1)
         is_best_VT = _best(score_VT, is_taken_VT, quota_V)
         reach_VT = reach_VT.masked_fill(is_best_VT, REACH_IDS[reach])
         is_taken_VT = is_taken_VT | is_best_VT
@@ -43,7 +45,7 @@ def reach_of_tokens(
 def select_experts(z_VTE: Tensor, experts_VR: Tensor) -> Tensor:
     """The scores (V, T, experts in reach) of each hosted rank's own choice of experts."""
     num_tokens = z_VTE.shape[1]
-    index = experts_VR.to(z_VTE.device).unsqueeze(1).expand(-1, num_tokens, -1)
+    index = experts_VR.unsqueeze(1).expand(-1, num_tokens, -1)
     return z_VTE.gather(-1, index)
 
 

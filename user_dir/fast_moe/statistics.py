@@ -71,7 +71,6 @@ def layer_sums(
         has_balance_V: ranks whose balance loss counts.
     """
     counts = torch.stack([_count_choices(part) for part in parts]).sum(0)
-    device = counts.device
     tokens = {part.reach: part.num_tokens_V.sum().double() for part in parts}
     zero = counts.new_zeros(())
     by_reach = [tokens.get(reach, zero) for reach in Reach]
@@ -85,15 +84,15 @@ def layer_sums(
         has_balance_V.sum().double(),
         *by_reach,
     ]
-    known = torch.tensor([*map(float, sent), assignment_seconds], dtype=torch.float64)
+    # Filled on the device: a copy would make the host wait for a GPU.
+    known = [zero.new_full((), value) for value in (*map(float, sent), assignment_seconds)]
     loads_E = zero.new_zeros(num_experts)
     for part in parts:
         loads_VE = part.routing.counts_VE
         if part.routing.capacity is not None:
             loads_VE = loads_VE.clamp(max=part.routing.capacity)
-        ids = part.experts_VE.to(device).flatten()
-        loads_E = loads_E.index_add(0, ids, loads_VE.flatten().double())
-    return torch.cat([torch.stack(columns), known.to(device), loads_E])
+        loads_E = loads_E.index_add(0, part.experts_VE.flatten(), loads_VE.flatten().double())
+    return torch.cat([torch.stack([*columns, *known]), loads_E])
 
 
 def _count_choices(part: RoutedPart) -> Tensor:

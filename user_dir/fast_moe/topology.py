@@ -71,6 +71,7 @@ class Topology:
         _check_experts(num_experts, layout.num_ranks)
         _check_processes(self.num_processes, layout)
         self._plans: dict[int, ExchangePlan] = {}
+        self._experts_in: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
     def num_ranks(self) -> int:
@@ -130,12 +131,18 @@ class Topology:
         """Experts that a token of that reach can go to."""
         return self._block_of_reach(reach) * self.experts_per_rank
 
-    def experts_in(self, reach: Reach) -> Tensor:
-        """(V, experts in reach): their global ids for each hosted rank, in the plan's order."""
-        size = self.num_experts_in(reach)
+    def experts_in(self, reach: Reach, device: torch.device) -> Tensor:
+        """(V, experts in reach): their global ids for each hosted rank, in the plan's order.
+
+        Copied to a device once: a copy in every layer would make the host wait for a GPU.
+        """
         block = self._block_of_reach(reach)
-        first = [rank // block * size % self.num_experts for rank in self.hosted_ranks]
-        return torch.tensor(first).unsqueeze(-1) + torch.arange(size)
+        if (block, device) not in self._experts_in:
+            size = self.num_experts_in(reach)
+            first = [rank // block * size % self.num_experts for rank in self.hosted_ranks]
+            experts_VE = torch.tensor(first).unsqueeze(-1) + torch.arange(size)
+            self._experts_in[block, device] = experts_VE.to(device)
+        return self._experts_in[block, device]
 
     def _block_of_reach(self, reach: Reach) -> int:
         """Consecutive ranks in reach of each other."""

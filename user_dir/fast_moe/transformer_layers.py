@@ -129,6 +129,7 @@ def build_moe_layer(
         shares=shares,
         projection=projection,
         clustering=clustering,
+        overlap=config.exchange_schedule == "overlap",
     )
 
 
