@@ -15,6 +15,7 @@ SCOMOE_TYPES = ("none", "seq", "feat")
 GATE_TYPES = ("softmax", "sigmoid")
 INFERENCE_ROUTINGS = ("greedy", "balanced")
 EXCHANGE_SCHEDULES = ("overlap", "serial")
+EXPERT_BACKENDS = ("auto", "bmm", "grouped", "fastmoe")
 
 # α and β where they are not given: the paper's for Seq, the nearest powers of two for Feat.
 _DEFAULT_RATIOS = {"none": (0.0, 0.0), "seq": (0.2, 0.5), "feat": (0.25, 0.5)}
@@ -56,6 +57,7 @@ class MoeConfig:
     eval_capacity_token_fraction: float
     normalize_expert_grad: str
     expert_ffn_dim: int | None
+    expert_backend: str
     scomoe_type: str
     ratio1: float
     ratio2: float
@@ -89,6 +91,7 @@ class MoeConfig:
             eval_capacity_token_fraction=read("moe_eval_capacity_token_fraction", 0.0),
             normalize_expert_grad=read("moe_normalize_expert_grad", "world_size"),
             expert_ffn_dim=read("moe_expert_ffn_dim", None),
+            expert_backend=read("moe_expert_backend", "auto"),
             scomoe_type=scomoe_type,
             ratio1=read("ratio1", ratios[0]),
             ratio2=read("ratio2", ratios[1]),
@@ -150,6 +153,7 @@ class MoeConfig:
         )
 
         for flag, value, choices in (
+            ("--moe-expert-backend", self.expert_backend, EXPERT_BACKENDS),
             ("--scomoe-type", self.scomoe_type, SCOMOE_TYPES),
             ("--gate-type", self.gate_type, GATE_TYPES),
             ("--scomoe-inference-routing", self.inference_routing, INFERENCE_ROUTINGS),

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from user_dir.fast_moe.expert_backends import apply_experts, check_backend
 from user_dir.fast_moe.expert_sharding import ExpertShard, ShardedExperts
 from user_dir.fast_moe.topology import Topology
 
@@ -23,6 +24,10 @@ class ExpertFFN(ShardedExperts):
 
     Args:
         activation_dropout: probability of zeroing a hidden value in training.
+        backend: how they multiply; see `apply_experts`.
+
+    Raises:
+        UserError: the back end cannot run here.
     """
 
     def __init__(
@@ -33,10 +38,13 @@ class ExpertFFN(ShardedExperts):
         topology: Topology,
         activation_fn: Callable[[Tensor], Tensor] = F.relu,
         activation_dropout: float = 0.0,
+        backend: str = "auto",
     ):
+        check_backend(backend)
         super().__init__(topology)
         self.activation_fn = activation_fn
         self.activation_dropout = activation_dropout
+        self.backend = backend
         held = topology.held_experts(topology.process_index)
         seed = int(torch.randint(2**31, ()).item())
         drawn = [_draw_expert(dim, hidden_dim, seed=seed + 7919 * expert) for expert in held]
@@ -46,7 +54,7 @@ class ExpertFFN(ShardedExperts):
         )
         # Which of the held experts each served one is: hosted ranks share weights as replicas.
         served = [held.index(e) for r in topology.hosted_ranks for e in topology.experts_of_rank(r)]
-        self._served = None if served == list(range(len(held))) else torch.tensor(served)
+        self._served = None if served == list(range(len(held))) else served
 
     def forward(self, rows: Tensor, counts: list[int] | None = None) -> Tensor:
         """Apply each expert to its rows.
@@ -65,29 +73,16 @@ class ExpertFFN(ShardedExperts):
             self.bias2_LD,
         )
         if self._served is not None:
-            served = self._served.to(rows.device)
-            weights = tuple(weight.index_select(0, served) for weight in weights)
-        if counts is None:
-            return self._batched(rows, *weights)
-        return _ragged(rows, counts, lambda x, e: self._single(x, *(w[e] for w in weights)))
-
-    def _batched(self, x_LMD, weight1_LDH, bias1_LH, weight2_LHD, bias2_LD) -> Tensor:
-        hidden_LMH = torch.baddbmm(bias1_LH.unsqueeze(1), x_LMD, weight1_LDH)
-        return torch.baddbmm(bias2_LD.unsqueeze(1), self._activate(hidden_LMH), weight2_LHD)
-
-    def _single(self, x_MD, weight1_DH, bias1_H, weight2_HD, bias2_D) -> Tensor:
-        hidden_MH = torch.addmm(bias1_H, x_MD, weight1_DH)
-        return torch.addmm(bias2_D, self._activate(hidden_MH), weight2_HD)
+            # Stacked from slices: their gradient adds up in a fixed order, and no index has to
+            # be copied to a GPU.
+            weights = tuple(
+                torch.stack([held[i] for i in self._served])
+                for held in (weight.unbind(0) for weight in weights)
+            )
+        return apply_experts(rows, counts, weights, activate=self._activate, backend=self.backend)
 
     def _activate(self, hidden: Tensor) -> Tensor:
         return F.dropout(self.activation_fn(hidden), self.activation_dropout, self.training)
-
-
-def _ragged(rows_MD: Tensor, counts: list[int], expert: Callable[[Tensor, int], Tensor]) -> Tensor:
-    # Empty experts take part as well: their gradients are zero rather than missing, on every
-    # process alike.
-    parts = rows_MD.split(counts)
-    return torch.cat([expert(part, index) for index, part in enumerate(parts)])
 
 
 def _draw_expert(dim: int, hidden_dim: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

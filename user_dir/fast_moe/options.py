@@ -6,6 +6,7 @@ from argparse import Namespace
 from user_dir.fast_moe.checkpoint import saved_layout
 from user_dir.fast_moe.config import (
     EXCHANGE_SCHEDULES,
+    EXPERT_BACKENDS,
     EXPERT_GRAD_RULES,
     GATE_TYPES,
     INFERENCE_ROUTINGS,
@@ -40,6 +41,13 @@ def add_moe_options(parser) -> None:
         type=int,
         metavar="H",
         help="hidden width of an expert (default: that of the stack's feed-forward layers)",
+    )
+    add(
+        "--moe-expert-backend",
+        choices=EXPERT_BACKENDS,
+        help="how experts multiply: bmm, batched; grouped, one product of torch for uneven "
+        "counts; fastmoe, FastMoE's kernels; the results are the same (default: auto, the "
+        "fastest known)",
     )
     add(
         "--moe-gating-use-fp32",

@@ -172,6 +172,7 @@ def _build_experts(parts: MoeParts, stack: StackConfig, *, dim: int) -> ExpertFF
         topology=parts.topology,
         activation_fn=utils.get_activation_fn(stack.activation),
         activation_dropout=stack.activation_dropout,
+        backend=parts.config.expert_backend,
     )
 
 
