@@ -3,6 +3,9 @@
 Shape suffixes: N rows read, M rows written, K places that one row may go to, D width.
 """
 
+from collections.abc import Iterable
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -37,7 +40,17 @@ def _take(x_ND: Tensor, index_M: Tensor) -> Tensor:
         return x_ND.new_zeros(index_M.shape[0], *x_ND.shape[1:])
     # An expanded gather: several times faster than index_select on a CPU.
     index_MD = index_M.clamp(min=0).unsqueeze(-1).expand(-1, x_ND.shape[1])
-    return x_ND.gather(0, index_MD).masked_fill_((index_M < 0).unsqueeze(-1), 0)
+    y_MD = x_ND.gather(0, index_MD)
+    is_absent_M = index_M < 0
+    if y_MD.is_cuda:
+        return y_MD.masked_fill_(is_absent_M.unsqueeze(-1), 0)
+    # Only the absent rows are written; to list them would have to wait for a GPU.
+    return y_MD.index_fill_(0, is_absent_M.nonzero().squeeze(-1), 0)
+
+
+def _sum_in_place(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of tensors that nobody else needs."""
+    return reduce(Tensor.add_, terms)
 
 
 class _GatherRows(torch.autograd.Function):
@@ -49,19 +62,18 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_MD: Tensor):
         (inverse_NK,) = ctx.saved_tensors
-        grads = [_take(grad_MD, inverse_N) for inverse_N in inverse_NK.unbind(-1)]
-        return sum(grads[1:], start=grads[0]), None, None
+        grads = (_take(grad_MD, inverse_N) for inverse_N in inverse_NK.unbind(-1))
+        return _sum_in_place(grads), None, None
 
 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows_MD, weights_NK, row_NK, token_M, choice_M) -> Tensor:
         ctx.save_for_backward(rows_MD, weights_NK, row_NK, token_M, choice_M)
-        terms = [
-            _take(rows_MD, row_N) * weights_N.unsqueeze(-1)
+        return _sum_in_place(
+            _take(rows_MD, row_N).mul_(weights_N.unsqueeze(-1))
             for row_N, weights_N in zip(row_NK.unbind(-1), weights_NK.unbind(-1), strict=True)
-        ]
-        return sum(terms[1:], start=terms[0])
+        )
 
     @staticmethod
     def backward(ctx, grad_ND: Tensor):
@@ -69,10 +81,10 @@ class _WeightedSum(torch.autograd.Function):
         num_choices = weights_NK.shape[1]
         index_M = torch.where(token_M >= 0, token_M * num_choices + choice_M, -1)
         weight_M1 = _take(weights_NK.reshape(-1, 1), index_M)
-        grad_rows_MD = _take(grad_ND, token_M) * weight_M1
+        grad_rows_MD = _take(grad_ND, token_M).mul_(weight_M1)
         grad_weights_NK = None
         if ctx.needs_input_grad[1]:
             grad_weights_NK = torch.stack(
-                [(_take(rows_MD, row_N) * grad_ND).sum(-1) for row_N in row_NK.unbind(-1)], dim=-1
+                [_take(rows_MD, row_N).mul_(grad_ND).sum(-1) for row_N in row_NK.unbind(-1)], dim=-1
             )
         return grad_rows_MD, grad_weights_NK, None, None, None
