@@ -13,6 +13,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
@@ -80,41 +81,46 @@ def by_libbase(scores_TG: np.ndarray) -> np.ndarray:
 
 
 class Guarded:
-    """A solver in a process of its own; after a call that took too long it is not asked again."""
+    """A solver in a process of its own, which is given up where it takes too long."""
 
-    def __init__(self, solve: Callable[[np.ndarray], np.ndarray], scores_TG: np.ndarray):
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, solve, scores_TG), daemon=True)
-        self._process.start()
-        other.close()
-        with suppress(EOFError):
-            self._pipe.recv()  # has imported what it needs
-        self.failed = False
+    def __init__(self, solve: Callable[[np.ndarray], np.ndarray]):
+        self._solve = solve
+        self._process: BaseProcess | None = None
 
-    def call(self) -> tuple[float, Tensor] | None:
+    def call(self, scores_TG: Tensor) -> tuple[float, Tensor] | None:
         """Seconds and groups; None: no answer within the limit."""
-        if self.failed:
-            return None
+        if self._process is None:
+            self._start()
         with suppress(EOFError, BrokenPipeError):
-            self._pipe.send("solve")
+            self._pipe.send(scores_TG.numpy())
             if self._pipe.poll(LIMIT_SECONDS):
                 seconds, groups_T = self._pipe.recv()
                 return seconds, torch.from_numpy(groups_T).long()
-        self.failed = True
+        self.close()
         return None
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.join()
+        """End the process; the next call starts another one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        self._process = None
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, self._solve), daemon=True)
+        self._process.start()
+        other.close()
+        self._pipe.recv()  # has imported what it needs
 
 
-def _serve(pipe, solve, scores_TG: np.ndarray) -> None:
+def _serve(pipe, solve: Callable[[np.ndarray], np.ndarray]) -> None:
     torch.set_num_threads(1)
     solve(np.random.default_rng(0).standard_normal((8, 2)).astype(np.float32))
     pipe.send("ready")
     while True:
-        pipe.recv()
+        scores_TG = pipe.recv()
         start = time.perf_counter()
         groups_T = solve(scores_TG)
         pipe.send((time.perf_counter() - start, groups_T))
@@ -123,38 +129,46 @@ def _serve(pipe, solve, scores_TG: np.ndarray) -> None:
 def main() -> None:
     """Measure every family at every size; print a table and write JSON."""
     args = parse_arguments(__doc__)
+    others = {"fairseq libbase": Guarded(by_libbase), "scipy": Guarded(by_scipy)}
     records = []
-    for num_tokens, num_groups in SMALL_SIZES if args.small else SIZES:
-        for family in FAMILIES:
-            records += run_family(family, num_tokens, num_groups, args)
+    try:
+        for num_tokens, num_groups in SMALL_SIZES if args.small else SIZES:
+            for family in FAMILIES:
+                records += run_family(family, num_tokens, num_groups, others, args)
+    finally:
+        for solver in others.values():
+            solver.close()
     print(format_markdown(HEADER, [_row(record) for record in records]))
     print(f"\nwritten to {write_results('assignment', records, args)}")
 
 
 def run_family(
-    family: str, num_tokens: int, num_groups: int, args: argparse.Namespace
+    family: str,
+    num_tokens: int,
+    num_groups: int,
+    others: dict[str, Guarded],
+    args: argparse.Namespace,
 ) -> list[dict]:
-    """Every solver on the same scores, in turns."""
+    """Every solver on the same scores, in turns; who gave no answer is not asked again."""
     scores_TG = draw_scores(family, num_tokens, num_groups)
     ours = _own_solvers(scores_TG, args)
-    others = {"fairseq libbase": by_libbase}
-    if num_tokens <= LARGEST_SCIPY or args.full:
-        others["scipy"] = by_scipy
-    guarded = {name: Guarded(solve, scores_TG.numpy()) for name, solve in others.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in [*ours, *guarded]}
+    asked = {
+        name: solver
+        for name, solver in others.items()
+        if name != "scipy" or num_tokens <= LARGEST_SCIPY or args.full
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in [*ours, *asked]}
     groups: dict[str, Tensor] = {name: solve() for name, solve in ours.items()}
-    try:
-        for _ in range(args.repeat):
-            for name, solve in ours.items():
-                seconds[name].append(time_once(solve, args.device))
-            for name, solver in guarded.items():
-                answer = solver.call()
-                if answer:
-                    seconds[name].append(answer[0])
-                    groups[name] = answer[1]
-    finally:
-        for solver in guarded.values():
-            solver.close()
+    for _ in range(args.repeat):
+        for name, solve in ours.items():
+            seconds[name].append(time_once(solve, args.device))
+        for name, solver in list(asked.items()):
+            answer = solver.call(scores_TG)
+            if answer is None:
+                del asked[name]
+                continue
+            seconds[name].append(answer[0])
+            groups[name] = answer[1]
     best = _sum(scores_TG, assignment.balanced_assignment(scores_TG))
     return [
         {

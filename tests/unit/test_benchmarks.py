@@ -1,0 +1,125 @@
+"""The benchmarks run, write their figures, and compare things that are equal."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from benchmarks import assignment, layer, sorting
+from benchmarks.layer import Cell, build_layer
+from benchmarks.one_hot import OneHotMoe
+from benchmarks.timing import measure, peak_memory
+from tests.support.commands import run
+from user_dir.fast_moe.sorting import differentiable_sort
+from user_dir.fast_moe.tokens import rank_tokens
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("benchmark", [assignment, layer, sorting], ids=lambda m: m.__name__)
+def test_a_small_run_prints_a_table_and_writes_json(benchmark, monkeypatch, tmp_path, capsys):
+    name = benchmark.__name__.rpartition(".")[2]
+    arguments = [name, "--small", "--repeat", "2", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    benchmark.main()
+    assert capsys.readouterr().out.startswith("| ")
+    result = json.loads((tmp_path / f"{name}.small.json").read_text())
+    assert result["benchmark"] == name
+    assert result["hardware"]["torch"] == torch.__version__
+    assert result["records"]
+    for record in result["records"]:
+        seconds = record["seconds"]
+        for timing in [seconds] if "median" in seconds else seconds.values():
+            assert 0 < timing["min"] <= timing["median"] <= timing["max"]
+            assert timing["repetitions"] == 2
+
+
+def test_a_profile_names_what_the_layer_calls(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["layer", "--profile", layer.SMALL[0].name])
+    layer.main()
+    assert "aten::" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("capacity", [0.5, 2.0])
+def test_one_hot_dispatch_equals_the_layer(top_k, capacity):
+    cell = Cell(24, 8, 4, top_k=top_k, capacity=capacity, hidden=12)
+    moe = build_layer(cell).double()
+    with torch.no_grad():
+        moe.gate.projection.weight.mul_(3)  # decided enough for experts to overflow
+    one_hot = OneHotMoe(moe.gate, moe.experts, capacity=cell.slots)
+    x_TD, grad_TD = torch.randn(2, 24, 8, dtype=torch.float64)
+    inputs = [x_TD.clone().requires_grad_() for _ in range(2)]
+    tokens = rank_tokens(torch.zeros(1, 24, dtype=torch.bool), torch.tensor([0]), num_hosted=1)
+    output = moe(inputs[0].unsqueeze(0), tokens)
+    y_TD, balance = one_hot(inputs[1])
+    torch.testing.assert_close(output.y_VTD[0], y_TD)
+    torch.testing.assert_close(output.balance_loss_V[0], balance.double(), rtol=1e-5, atol=1e-6)
+    ((output.y_VTD[0] * grad_TD).sum() + output.balance_loss_V.sum()).backward()
+    ((y_TD * grad_TD).sum() + balance).backward()
+    close = {"rtol": 1e-5, "atol": 1e-6}  # the balance loss is in float32
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, **close)
+    torch.testing.assert_close(moe.gate.projection.weight.grad, one_hot.gate.grad, **close)
+    for stacked, separate in zip(
+        moe.experts.parameters(), zip(*one_hot.experts, strict=True), strict=True
+    ):
+        torch.testing.assert_close(stacked.grad, torch.stack([p.grad for p in separate]))
+
+
+def test_the_matrix_formula_equals_differentiable_sorting():
+    torch.manual_seed(0)
+    x_TD = torch.randn(12, 5, dtype=torch.float64, requires_grad=True)
+    scores_TG = torch.randn(12, 3, dtype=torch.float64, requires_grad=True)
+    group_T = torch.randint(0, 3, (12,))
+    order_T = group_T.argsort(stable=True)
+    grad_TD = torch.randn(12, 5, dtype=torch.float64)
+    ours = differentiable_sort(
+        x_TD[None],
+        scores_TG[None],
+        group_VT=group_T[None],
+        order_VT=order_T[None],
+        temperature=sorting.TEMPERATURE,
+    )[0]
+    formula = sorting.sort_by_matrix(x_TD, scores_TG, group_T, order_T)
+    torch.testing.assert_close(ours, formula)
+    wanted = torch.autograd.grad(formula, (x_TD, scores_TG), grad_TD)
+    found = torch.autograd.grad(ours, (x_TD, scores_TG), grad_TD)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_peak_memory_sees_what_is_freed_again():
+    def call() -> None:
+        torch.zeros(1000, 256)  # freed before the next one
+        torch.zeros(500, 256)
+
+    assert peak_memory(call, CPU) == 1000 * 256 * 4
+
+
+def test_a_budget_ends_the_rounds_but_not_before_two():
+    calls = []
+    timings = measure(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
+        device=CPU,
+        repeat=5,
+        budget=0,
+    )
+    assert calls == ["a", "b", "a", "b"]
+    assert timings["a"].repetitions == 2
+
+
+def test_a_solver_that_never_ends_is_given_up(monkeypatch):
+    monkeypatch.setattr(assignment, "LIMIT_SECONDS", 0.5)
+    solver = assignment.Guarded(assignment.by_libbase)
+    try:
+        # 7 tokens in 2 groups: libbase waits for ever.
+        assert solver.call(torch.ones(7, 2)) is None
+        assert solver.call(torch.eye(2)) is not None
+    finally:
+        solver.close()
+
+
+def test_the_gpu_script_shows_what_it_would_run():
+    out = run(["bash", "benchmarks/gpu.sh", "--device", "cpu", "--small", "--dry-run"]).stdout
+    for name in ("layer", "sorting", "assignment"):
+        assert f"'benchmarks.{name}' '--device' 'cpu' '--small'" in out
