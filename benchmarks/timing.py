@@ -7,6 +7,7 @@ between two synchronisations.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -17,6 +18,9 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+# The profiler's library prints two lines for every use otherwise.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
