@@ -5,6 +5,7 @@ import torch
 
 from tests.support.models import DICTIONARY, SMALL, build_model, loss_of, make_batch
 from user_dir.fast_moe.errors import UserError
+from user_dir.fast_moe.experts import ExpertFFN
 
 LENGTHS = [7, 3, 9, 4, 6, 2]
 
@@ -128,6 +129,7 @@ def test_routing_noise_is_the_same_again_for_the_same_update_and_micro_batch():
         ({"moe_eval_capacity_token_fraction": 1.5}, "--moe-eval-capacity-token-fraction must be"),
         ({"moe_expert_count": 0}, "--moe-expert-count must be"),
         ({"moe_expert_ffn_dim": 0}, "--moe-expert-ffn-dim must be"),
+        ({"moe_expert_backend": "loop"}, "--moe-expert-backend must be one of auto, bmm"),
         ({"encoder_layerdrop": 0.1}, "--encoder-layerdrop"),
         ({"ddp_backend": "fully_sharded"}, "--ddp-backend fully_sharded"),
         ({"fp16": True, "optimizer": "adam"}, "--fp16-no-flatten-grads"),
@@ -143,3 +145,11 @@ def test_an_expert_width_of_its_own_works():
     model = build_model(**SMALL, moe_expert_ffn_dim=10)
     shapes = {p.shape for n, p in model.named_parameters() if n.endswith("weight1_LDH")}
     assert shapes == {(8, 16, 10)}
+
+
+def test_experts_multiply_as_the_option_says():
+    for options, wanted in (({}, "auto"), ({"moe_expert_backend": "grouped"}, "grouped")):
+        model = build_model(**SMALL, **options)
+        experts = [module for module in model.modules() if isinstance(module, ExpertFFN)]
+        assert experts
+        assert {module.backend for module in experts} == {wanted}

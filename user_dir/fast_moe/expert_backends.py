@@ -264,6 +264,7 @@ def _fastmoe_linear():
         raise UserError(
             "--moe-expert-backend fastmoe needs FastMoE, which cannot be imported; build it from "
             "https://github.com/laekov/fastmoe with CUDA (python setup.py install), or use "
-            "--moe-expert-backend auto"
+            "--moe-expert-backend auto (with a trained model: --model-overrides "
+            "\"{'moe_expert_backend': 'auto'}\")"
         )
     return module.MOELinear
