@@ -23,6 +23,7 @@ from user_dir.text.train_log import read_train_log, records
 ROOT = Path(__file__).resolve().parents[1]
 
 SEQ = ("--scomoe-type", "seq", "--ratio1", "0.2", "--ratio2", "0.5")
+HALF_SEQ = ("--scomoe-type", "seq", "--ratio1", "0.1", "--ratio2", "0.25")
 FEAT = ("--scomoe-type", "feat", "--ratio1", "0.25", "--ratio2", "0.5")
 VARIANTS = {
     "dense": ("--moe-freq", "0"),
@@ -38,6 +39,7 @@ CONTROLS = {
     "gshard, reordered": ("--reorder-layers",),
     "gshard+cluster": ("--token-cluster",),
     "seq, reordered": (*SEQ, "--reorder-layers"),
+    "seq/2+cluster": (*HALF_SEQ, "--token-cluster"),
 }
 HEADER = (
     "variant",
@@ -91,7 +93,7 @@ def main() -> None:
     experiment = EXPERIMENTS[args.corpus]
     for name in args.only or VARIANTS:
         for seed in args.seeds:
-            run = args.out / f"{name.replace(', ', '-')}-seed{seed}"
+            run = args.out / f"{name.replace(', ', '-').replace('/', '-')}-seed{seed}"
             if not (run / "result.json").exists():
                 _run(run, name, seed, experiment, args)
             _write_table(args.out)
