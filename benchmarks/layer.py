@@ -162,7 +162,7 @@ def prepare(cell: Cell, device: torch.device) -> dict[str, Callable[[], object]]
 
     def run_layer(x: Tensor) -> list[Tensor]:
         output = layer(x.unsqueeze(0), tokens)
-        return [output.y_VTD, output.balance_loss_V.sum()]
+        return [output.y_VTD, output.report.balance_loss_V.sum()]
 
     x_dense = torch.randn(cell.rows, cell.dim, device=device).to(dtype)
     functions = {

@@ -190,7 +190,7 @@ def run_layer(scenario: Scenario) -> LayerRun:
     x_SBD = x_BSD.transpose(0, 1)
     output = layer(tokens.collect(x_SBD), tokens)
     y_BSD = tokens.scatter(output.y_VTD, x_SBD).transpose(0, 1)
-    loss = (y_BSD * weight_BSD).sum() + 0.3 * output.balance_loss_V.sum()
+    loss = (y_BSD * weight_BSD).sum() + 0.3 * output.report.balance_loss_V.sum()
     loss.backward()
 
     rows = y_BSD.detach()[~is_pad_BS].split([len(x) for x in inputs])
@@ -201,11 +201,11 @@ def run_layer(scenario: Scenario) -> LayerRun:
         dist.all_reduce(gate_grad)
     return LayerRun(
         outputs=_from_all(list(rows)),
-        balance_losses=torch.stack(_from_all(list(output.balance_loss_V.detach()))),
+        balance_losses=torch.stack(_from_all(list(output.report.balance_loss_V.detach()))),
         input_grads=_from_all([x.grad for x in inputs]),
         gate_grad=gate_grad,
         expert_grads=[gather_experts(p.grad, topology) for p in experts],
-        sums=sum(_from_all([output.sums])),
+        sums=sum(_from_all([output.report.sums])),
     )
 
 

@@ -43,7 +43,9 @@ def make_tokens(parts: MoeParts) -> RankedTokens:
     counts = (TOKENS,) * num_hosted
     sizes = agree_on_sizes(counts, parts.seq_shares, device=torch.device("cpu"))
     is_pad_VT = torch.zeros(num_hosted, TOKENS, dtype=torch.bool)
-    return RankedTokens(is_pad_VT=is_pad_VT, counts=counts, sizes=sizes, noise=None)
+    return RankedTokens(
+        is_pad_VT=is_pad_VT, counts=counts, sizes=sizes, noise=None, is_reported=True
+    )
 
 
 def step(layer, parts: MoeParts, tokens: RankedTokens) -> LayerSums:
@@ -51,7 +53,7 @@ def step(layer, parts: MoeParts, tokens: RankedTokens) -> LayerSums:
     x_VTD = torch.randn(parts.topology.num_hosted, TOKENS, DIM, requires_grad=True)
     output = layer(x_VTD, tokens)
     output.y_VTD.square().sum().backward()
-    return LayerSums.of(output.sums)
+    return LayerSums.of(output.report.sums)
 
 
 def count_step(variant: str) -> tuple[list[int], list[float]]:

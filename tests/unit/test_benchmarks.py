@@ -55,8 +55,10 @@ def test_one_hot_dispatch_equals_the_layer(top_k, capacity):
     output = moe(inputs[0].unsqueeze(0), tokens)
     y_TD, balance = one_hot(inputs[1])
     torch.testing.assert_close(output.y_VTD[0], y_TD)
-    torch.testing.assert_close(output.balance_loss_V[0], balance.double(), rtol=1e-5, atol=1e-6)
-    ((output.y_VTD[0] * grad_TD).sum() + output.balance_loss_V.sum()).backward()
+    torch.testing.assert_close(
+        output.report.balance_loss_V[0], balance.double(), rtol=1e-5, atol=1e-6
+    )
+    ((output.y_VTD[0] * grad_TD).sum() + output.report.balance_loss_V.sum()).backward()
     ((y_TD * grad_TD).sum() + balance).backward()
     close = {"rtol": 1e-5, "atol": 1e-6}  # the balance loss is in float32
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, **close)

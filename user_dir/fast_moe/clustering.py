@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from user_dir.fast_moe.dispatch import DroplessReturn, combine, dispatch
+from user_dir.fast_moe.dispatch import combine, dispatch
+from user_dir.fast_moe.dropless_dispatch import DroplessReturn
 from user_dir.fast_moe.gates import Assignment, BalanceGate
 from user_dir.fast_moe.gathers import gather_rows
 from user_dir.fast_moe.routing import build_routing, invert_permutation
@@ -39,7 +40,7 @@ class TokenClusters:
     place_M: Tensor  # v·T' + t of each row
     order_VT: Tensor  # the permutation that sorted the tokens before they left
     back: DroplessReturn
-    sums: Tensor
+    sums: Tensor | None  # None: nobody reads them
 
     def to_rows(self, x_VTD: Tensor) -> Tensor:
         """The real tokens, (M, D), grouped by expert."""
@@ -106,22 +107,7 @@ def cluster(
     batch, back = dispatch(sorted_VTD, routing, topology.plan(Reach.GLOBAL))
     assert batch.counts is not None
     assert isinstance(back, DroplessReturn)
-    part = RoutedPart(
-        reach=Reach.GLOBAL,
-        routing=routing,
-        num_tokens_V=(~tokens.is_pad_VT).sum(dim=1),
-        entropy_V=x_VTD.new_zeros(x_VTD.shape[0]),
-        experts_VE=topology.experts_in(Reach.GLOBAL, x_VTD.device),
-        sent_bytes=back.sent_bytes,
-    )
-    zero_V = x_VTD.new_zeros(x_VTD.shape[0])
-    sums = layer_sums(
-        [part],
-        num_experts=topology.num_experts,
-        balance_loss_V=zero_V,
-        has_balance_V=zero_V,
-        assignment_seconds=assignment.seconds,
-    )
+    sums = _sums(back, tokens, topology, assignment.seconds) if tokens.is_reported else None
     clusters = _clusters(
         batch.counts,
         tokens,
@@ -132,6 +118,28 @@ def cluster(
         sums=sums,
     )
     return clusters.to_ranks(batch.rows), clusters
+
+
+def _sums(
+    back: DroplessReturn, tokens: RankedTokens, topology: Topology, assignment_seconds: float
+) -> Tensor:
+    is_pad_VT = tokens.is_pad_VT
+    zero_V = torch.zeros(is_pad_VT.shape[0], device=is_pad_VT.device)
+    part = RoutedPart(
+        reach=Reach.GLOBAL,
+        routing=back.routing,
+        num_tokens_V=(~is_pad_VT).sum(dim=1),
+        entropy_V=zero_V,
+        experts_VE=topology.experts_in(Reach.GLOBAL, is_pad_VT.device),
+        sent_bytes=back.sent_bytes(),
+    )
+    return layer_sums(
+        [part],
+        num_experts=topology.num_experts,
+        balance_loss_V=zero_V,
+        has_balance_V=zero_V,
+        assignment_seconds=assignment_seconds,
+    )
 
 
 def _assign(
@@ -159,7 +167,7 @@ def _clusters(
     shares: Shares | None,
     order_VT: Tensor,
     back: DroplessReturn,
-    sums: Tensor,
+    sums: Tensor | None,
 ) -> TokenClusters:
     """Lay the rows that arrived out rank by rank; T' is agreed on anew."""
     device = order_VT.device
@@ -181,6 +189,7 @@ def _clusters(
             counts=tuple(by_rank),
             sizes=sizes,
             noise=tokens.noise,
+            is_reported=tokens.is_reported,
         ),
         counts=counts,
         expert_M=expert_M.to(device),

@@ -38,6 +38,10 @@ class ExchangePlan:
         home = invert_permutation(self.receive_order)
         return self.send_order.to(device), home.to(device)
 
+    def sum_by_distance(self, values_VB: Tensor) -> tuple[int, int, int]:
+        """Sums over the pairs that stay on their rank, stay in their node, leave it."""
+        return tuple(int(values_VB[self.distance == d].sum()) for d in range(3))  # type: ignore
+
     @staticmethod
     def build(
         *,

@@ -20,9 +20,18 @@ SECOND_EXPERT_POLICIES = ("sampling", "random", "all")
 
 @dataclass(frozen=True)
 class Gated:
-    """A gate's decision, and what its loss and its statistics are made of."""
+    """A gate's decision, and what it was made of."""
 
     routing: Routing
+    probs_VTE: Tensor
+    first_VT: Tensor  # the best expert of each token, padding included
+    is_pad_VT: Tensor  # tokens that were not routed
+
+
+@dataclass(frozen=True)
+class GateSums:
+    """What a gate's loss and its statistics are made of, by rank."""
+
     balance_loss_V: Tensor  # E · Σ_e mean(g_e) · mean(1[e1 = e]); 0 on a rank without tokens
     num_tokens_V: Tensor  # that were routed
     entropy_V: Tensor  # of the gate's distribution, summed over a rank's tokens, in nats
@@ -71,7 +80,7 @@ class SwitchGate(_LinearGate):
             normalize="none",
             priority_VT=_priority(prob_VT1, self.prioritize),
         )
-        return _gated(routing, probs_VTE, first_VT, is_pad_VT)
+        return Gated(routing, probs_VTE, first_VT, is_pad_VT)
 
 
 class GShardGate(_LinearGate):
@@ -132,7 +141,7 @@ class GShardGate(_LinearGate):
             normalize=self.normalize,
             priority_VT=_priority(probs_VTK, self.prioritize),
         )
-        return _gated(routing, probs_VTE, first_VT, is_pad_VT)
+        return Gated(routing, probs_VTE, first_VT, is_pad_VT)
 
     def _second_choice(self, z_VTE: Tensor, first_VT: Tensor, noise) -> Tensor:
         scores_VTE = z_VTE.detach()
@@ -247,8 +256,11 @@ def _priority(probs_VTK: Tensor, prioritize: bool) -> Tensor | None:
     return order_VT.argsort(dim=-1)
 
 
-def _gated(routing: Routing, probs_VTE: Tensor, first_VT: Tensor, is_pad_VT: Tensor) -> Gated:
+def gate_sums(gated: Gated) -> GateSums:
+    """Balance loss and statistics of a gate's decision; apart, as decoding needs neither."""
+    first_VT, is_pad_VT = gated.first_VT, gated.is_pad_VT
     # Means over many tokens need at least float32.
+    probs_VTE = gated.probs_VTE
     probs_VTE = probs_VTE.to(torch.promote_types(probs_VTE.dtype, torch.float32))
     is_real_VT1 = (~is_pad_VT).unsqueeze(-1).to(probs_VTE.dtype)
     num_tokens_V1 = is_real_VT1.sum(dim=1).clamp(min=1)
@@ -259,8 +271,7 @@ def _gated(routing: Routing, probs_VTE: Tensor, first_VT: Tensor, is_pad_VT: Ten
     balance_V = num_experts * (mean_prob_VE * mean_first_VE).sum(dim=-1)
     entropy_VT = -(probs_VTE * probs_VTE.clamp(min=1e-30).log()).sum(dim=-1).detach()
     entropy_V = (entropy_VT * is_real_VT1.squeeze(-1)).sum(dim=-1)
-    return Gated(
-        routing=routing,
+    return GateSums(
         balance_loss_V=balance_V,
         num_tokens_V=is_real_VT1.sum(dim=(1, 2)),
         entropy_V=entropy_V,

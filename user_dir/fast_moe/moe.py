@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from user_dir.fast_moe.clustering import ClusteringRule, TokenClusters, cluster
 from user_dir.fast_moe.config import CapacityRule
-from user_dir.fast_moe.gates import BalanceGate, Gated, GShardGate, SwitchGate
+from user_dir.fast_moe.gates import (
+    BalanceGate,
+    Gated,
+    GateSums,
+    GShardGate,
+    SwitchGate,
+    gate_sums,
+)
 from user_dir.fast_moe.partition import REACH_IDS, reach_of_tokens, select_experts
 from user_dir.fast_moe.schedule import Returned, Trip, run_trips
 from user_dir.fast_moe.shares import Reach, Shares
@@ -24,9 +31,16 @@ from user_dir.fast_moe.topology import Topology
 
 @dataclass(frozen=True)
 class MoeOutput:
-    """What a layer gives: its values, its balance loss on each hosted rank, its statistics."""
+    """What a layer gives: its values, and what it has to report."""
 
     y_VTD: Tensor
+    report: "MoeReport | None"  # None: nobody reads it
+
+
+@dataclass(frozen=True)
+class MoeReport:
+    """A layer's balance loss on each hosted rank, and its statistics (see `layer_sums`)."""
+
     balance_loss_V: Tensor
     sums: Tensor
 
@@ -40,15 +54,15 @@ class _Routed:
     experts_VE: Tensor
     trip: Trip
 
-    def part(self, returned: Returned) -> RoutedPart:
+    def part(self, sums: GateSums, returned: Returned) -> RoutedPart:
         """What the statistics need of it."""
         return RoutedPart(
             reach=self.reach,
             routing=self.gated.routing,
-            num_tokens_V=self.gated.num_tokens_V,
-            entropy_V=self.gated.entropy_V,
+            num_tokens_V=sums.num_tokens_V,
+            entropy_V=sums.entropy_V,
             experts_VE=self.experts_VE,
-            sent_bytes=returned.sent_bytes,
+            sent_bytes=returned.back.sent_bytes(),
         )
 
 
@@ -105,7 +119,8 @@ class EfficientMoeLayer(nn.Module):
         z_VTE = self._routing_gate.logits(x_VTD)
         routed = self._route(x_VTD, z_VTE, tokens.is_pad_VT, Reach.GLOBAL, self.experts, tokens)
         returned = self._run([routed])
-        return self._output(returned[0].y_VTD, [routed], returned)
+        report = self._report([routed], returned, tokens)
+        return MoeOutput(returned[0].y_VTD, report)
 
     def scomoe_seq(self, x_VTD: Tensor, tokens: RankedTokens) -> MoeOutput:
         """SCoMoE-Seq: a share of a rank's tokens stays there, another one in the node.
@@ -122,7 +137,7 @@ class EfficientMoeLayer(nn.Module):
         returned = self._run(routed)
         # Every token has one reach and is 0 in the others.
         y_VTD = torch.stack([one.y_VTD for one in returned]).sum(0)
-        return self._output(y_VTD, routed, returned)
+        return MoeOutput(y_VTD, self._report(routed, returned, tokens))
 
     def scomoe_dmodel(self, x_VTD: Tensor, tokens: RankedTokens) -> MoeOutput:
         """SCoMoE-Feat: a share of every token's features stays on its rank, another in the node.
@@ -144,7 +159,7 @@ class EfficientMoeLayer(nn.Module):
                 )
         returned = self._run(routed)
         y_VTD = torch.cat([one.y_VTD for one in returned], dim=-1)
-        return self._output(after(y_VTD), routed, returned)
+        return MoeOutput(after(y_VTD), self._report(routed, returned, tokens))
 
     def token_clustering_moe(
         self, x_VTD: Tensor, tokens: RankedTokens, *, detach: bool = False, by_step: bool = False
@@ -235,23 +250,29 @@ class EfficientMoeLayer(nn.Module):
         # a token goes to all the rank's experts; with more experts exact counts are cheaper.
         return max(1, largest) if num_experts <= self.capacity.top_k else None
 
-    def _output(
-        self, y_VTD: Tensor, routed: Sequence[_Routed], returned: Sequence[Returned]
-    ) -> MoeOutput:
+    def _report(
+        self, routed: Sequence[_Routed], returned: Sequence[Returned], tokens: RankedTokens
+    ) -> MoeReport | None:
         """The layer's balance loss is the mean over its reaches with something to balance."""
+        if not tokens.is_reported:
+            return None
         topology = self.topology
+        gates = [gate_sums(one.gated) for one in routed]
         losses, counts = [], []
-        for one in routed:
+        for one, of_gate in zip(routed, gates, strict=True):
             has_choice = topology.num_experts_in(one.reach) > 1
-            is_counted_V = (one.gated.num_tokens_V > 0) & has_choice
-            losses.append(one.gated.balance_loss_V * is_counted_V)
+            is_counted_V = (of_gate.num_tokens_V > 0) & has_choice
+            losses.append(of_gate.balance_loss_V * is_counted_V)
             counts.append(is_counted_V)
         count_V = torch.stack(counts).sum(0)
         loss_V = torch.stack(losses).sum(0) / count_V.clamp(min=1)
         sums = layer_sums(
-            [one.part(back) for one, back in zip(routed, returned, strict=True)],
+            [
+                one.part(of_gate, back)
+                for one, of_gate, back in zip(routed, gates, returned, strict=True)
+            ],
             num_experts=topology.num_experts,
             balance_loss_V=loss_V,
             has_balance_V=count_V > 0,
         )
-        return MoeOutput(y_VTD=y_VTD, balance_loss_V=loss_V, sums=sums)
+        return MoeReport(balance_loss_V=loss_V, sums=sums)

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from user_dir.fast_moe.collectives import Line
-from user_dir.fast_moe.dispatch import answer, collect, combine, dispatch, receive, send
+from user_dir.fast_moe.dispatch import (
+    Return,
+    answer,
+    collect,
+    combine,
+    dispatch,
+    receive,
+    send,
+)
 from user_dir.fast_moe.exchange_plan import ExchangePlan
 from user_dir.fast_moe.routing import Routing
 
@@ -31,7 +39,7 @@ class Returned:
     """The tokens of one reach after their experts, 0 where none took them."""
 
     y_VTD: Tensor
-    sent_bytes: tuple[int, int, int]  # there and back: within ranks, within nodes, between nodes
+    back: Return
 
 
 def run_trips(trips: Sequence[Trip], *, overlap: bool) -> list[Returned]:
@@ -49,7 +57,7 @@ def run_trips(trips: Sequence[Trip], *, overlap: bool) -> list[Returned]:
 
 def _run_alone(trip: Trip) -> Returned:
     batch, back = dispatch(trip.x_VTD, trip.routing, trip.plan)
-    return Returned(combine(trip.experts(batch.rows, batch.counts), back), back.sent_bytes)
+    return Returned(combine(trip.experts(batch.rows, batch.counts), back), back)
 
 
 def _run_overlapped(trips: Sequence[Trip]) -> list[Returned]:
@@ -59,4 +67,4 @@ def _run_overlapped(trips: Sequence[Trip]) -> list[Returned]:
     for trip, sent in zip(trips, reversed(outbound), strict=True):
         batch = receive(sent, line)
         homebound.append(answer(trip.experts(batch.rows, batch.counts), sent.back, line))
-    return [Returned(collect(home, line), home.back.sent_bytes) for home in homebound]
+    return [Returned(collect(home, line), home.back) for home in homebound]

@@ -32,6 +32,7 @@ class RankedTokens:
     counts: tuple[int, ...]  # real tokens of each hosted rank
     sizes: Sizes
     noise: NoiseKey | None  # None: no routing noise (evaluation)
+    is_reported: bool  # whether anyone reads the layers' balance losses and statistics
 
     @property
     def num_tokens(self) -> int:
@@ -87,6 +88,7 @@ def rank_tokens(
     num_hosted: int,
     noise: NoiseKey | None = None,
     shares: Shares | None = None,
+    is_reported: bool = True,
 ) -> PlacedTokens:
     """Compact the real tokens of every hosted rank, sentence by sentence. A collective.
 
@@ -94,6 +96,7 @@ def rank_tokens(
         rank_B: for each sentence the hosted rank (0 … V-1) that it belongs to; -1: to none, its
             tokens are treated as padding.
         shares: of tokens with each reach, where some layer makes a difference among them.
+        is_reported: whether layers are to give their balance losses and statistics.
     """
     num_sentences, length = is_pad_BS.shape
     # Host sync: how many tokens there are decides the size of every later tensor. Once a pass.
@@ -121,6 +124,7 @@ def rank_tokens(
         counts=counts,
         sizes=sizes,
         noise=noise,
+        is_reported=is_reported,
         position_VT=position_VT,
         place_N=place_N,
         num_sentences=num_sentences,

@@ -251,7 +251,14 @@ class _MoeStack:
     def _layer_name(self) -> str:
         return f"{self._stack}.{self._next_index - 1}"
 
-    def _rank_tokens(self, is_pad_BS: Tensor, rank_B: Tensor, noise: NoiseKey | None):
+    def _rank_tokens(
+        self,
+        is_pad_BS: Tensor,
+        rank_B: Tensor,
+        noise: NoiseKey | None,
+        *,
+        is_reported: bool = True,
+    ):
         assert self.moe_parts is not None
         return rank_tokens(
             is_pad_BS,
@@ -259,6 +266,7 @@ class _MoeStack:
             num_hosted=self.moe_parts.topology.num_hosted,
             noise=noise,
             shares=self.moe_parts.seq_shares,
+            is_reported=is_reported,
         )
 
 
@@ -307,10 +315,10 @@ class ScomoeEncoder(_MoeStack, TransformerEncoderBase):
         reports: list[LayerReport] = []
         for layer in self.layers:
             if isinstance(layer, MoeEncoderLayer):
-                x, report = run_layer(
+                x, of_layer = run_layer(
                     self.cfg, layer, x, padding_mask, tokens, training=self.training
                 )
-                reports.append(report)
+                reports += of_layer
             else:
                 x = run_layer(self.cfg, layer, x, padding_mask, training=self.training)
             if return_all_hiddens:
@@ -437,7 +445,10 @@ class ScomoeDecoder(_MoeStack, TransformerDecoderBase):
             alignment_layer = len(self.layers) - 1
         x, is_pad_BS = self._embed(prev_output_tokens, incremental_state)
         sentence_ranks = encoder_out["sentence_ranks"][0]
-        tokens = self._rank_tokens(is_pad_BS, sentence_ranks, noise)
+        # In cached decoding nobody reads what the layers report.
+        tokens = self._rank_tokens(
+            is_pad_BS, sentence_ranks, noise, is_reported=incremental_state is None
+        )
         encoded = encoder_out["encoder_out"][0]
         encoder_padding_mask = encoder_out["encoder_padding_mask"][0]
         is_causal = incremental_state is None and not full_context_alignment
@@ -450,7 +461,7 @@ class ScomoeDecoder(_MoeStack, TransformerDecoderBase):
         for index, layer in enumerate(self.layers):
             aligns = index == alignment_layer
             is_moe = isinstance(layer, MoeDecoderLayer)
-            x, layer_attention, _, *report = run_layer(
+            x, layer_attention, _, *of_layer = run_layer(
                 self.cfg,
                 layer,
                 x,
@@ -464,7 +475,7 @@ class ScomoeDecoder(_MoeStack, TransformerDecoderBase):
                 need_head_weights=aligns,
                 **({"tokens": tokens} if is_moe else {}),
             )
-            reports += report
+            reports += of_layer[0] if is_moe else []
             states.append(x)
             if layer_attention is not None and aligns:
                 attention = layer_attention.float().to(x)

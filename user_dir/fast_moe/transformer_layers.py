@@ -193,11 +193,14 @@ class MoeSublayer(nn.Module):
         self.normalize_before = stack.normalize_before
         self.dropout = FairseqDropout(stack.dropout, module_name=self.__class__.__name__)
 
-    def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, LayerReport]:
-        """Apply the layer to the ranks' tokens."""
+    def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, list[LayerReport]]:
+        """Apply the layer to the ranks' tokens; the report only if somebody reads it."""
         output = self.moe(self._before(x_VTD), tokens)
-        report = LayerReport(self.moe.name, "moe", output.balance_loss_V, output.sums)
-        return self._after(x_VTD, output.y_VTD), report
+        reports = []
+        if output.report is not None:
+            balance_loss_V, sums = output.report.balance_loss_V, output.report.sums
+            reports = [LayerReport(self.moe.name, "moe", balance_loss_V, sums)]
+        return self._after(x_VTD, output.y_VTD), reports
 
     def _before(self, x_VTD: Tensor) -> Tensor:
         return self.layer_norm(x_VTD) if self.normalize_before else x_VTD
@@ -232,9 +235,11 @@ class ClusteringSublayer(MoeSublayer):
         weight_VT1 = self.moe.cluster_weight(x_VTD, clusters)
         return self._after(x_VTD, y_VTD if weight_VT1 is None else y_VTD * weight_VT1)
 
-    def report(self, clusters: TokenClusters) -> LayerReport:
-        """Sizes of the clusters, what it took to make them, what they sent."""
-        return LayerReport(self.moe.name, "cluster", None, clusters.sums)
+    def reports(self, clusters: TokenClusters) -> list[LayerReport]:
+        """Sizes of the clusters, what it took to make them, what they sent, if it is read."""
+        if clusters.sums is None:
+            return []
+        return [LayerReport(self.moe.name, "cluster", None, clusters.sums)]
 
 
 class FeedForwardSublayer(nn.Module):
@@ -294,10 +299,10 @@ class ClusteredMoeStack(nn.Module):
             x_VTD, clusters = self.clustering.cluster(x_VTD, tokens)
             here = clusters.tokens
             x_VTD = run(self.clustering, x_VTD, clusters)
-            reports.append(self.clustering.report(clusters))
+            reports += self.clustering.reports(clusters)
         for layer in self.layers:
-            x_VTD, report = run(layer, x_VTD, here)
-            reports.append(report)
+            x_VTD, of_layer = run(layer, x_VTD, here)
+            reports += of_layer
         if clusters is not None:
             x_VTD = clusters.restore(x_VTD)
         return tokens.scatter(x_VTD, x_SBD), reports
@@ -356,10 +361,10 @@ class MoeEncoderLayer(nn.Module):
         self.feed_forward = MoeSublayer(parts, StackConfig.of(cfg, "encoder"), kind=kind, name=name)
 
     def forward(self, x_SBD: Tensor, padding_mask: Tensor | None, tokens: PlacedTokens):
-        """Returns (S, B, D), 0 at padding, and the `LayerReport`."""
+        """Returns (S, B, D), 0 at padding, and the `LayerReport`s, one or none."""
         x_SBD = self.attention(x_SBD, padding_mask)
-        x_VTD, report = self.feed_forward(tokens.collect(x_SBD), tokens)
-        return tokens.scatter(x_VTD, x_SBD), report
+        x_VTD, reports = self.feed_forward(tokens.collect(x_SBD), tokens)
+        return tokens.scatter(x_VTD, x_SBD), reports
 
     def upgrade_state_dict_named(self, state_dict, name):
         """Nothing to rename; fairseq's encoder asks each of its layers on loading."""
@@ -382,10 +387,10 @@ class MoeDecoderLayer(nn.Module):
         self.feed_forward = MoeSublayer(parts, StackConfig.of(cfg, "decoder"), kind=kind, name=name)
 
     def forward(self, x_SBD: Tensor, *args, tokens: PlacedTokens, **kwargs):
-        """fairseq's decoder arguments, and the tokens; returns fairseq's triple and the report."""
+        """fairseq's decoder arguments, and the tokens; returns fairseq's triple and the reports."""
         x_SBD, attention, state = self.attention(x_SBD, *args, **kwargs)
-        x_VTD, report = self.feed_forward(tokens.collect(x_SBD), tokens)
-        return tokens.scatter(x_VTD, x_SBD), attention, state, report
+        x_VTD, reports = self.feed_forward(tokens.collect(x_SBD), tokens)
+        return tokens.scatter(x_VTD, x_SBD), attention, state, reports
 
 
 def run_layer(cfg: TransformerConfig, layer: Callable, *args, training: bool, **kwargs):

@@ -1,0 +1,124 @@
+"""Dispatch with fixed capacity: rectangular buffers, no host synchronisation. Level 2.
+
+Shape suffixes: V hosted ranks, T tokens of a rank, K choices, E experts in reach, B ranks of a
+block, n experts of a rank, C slots of an expert for one rank, S = E·C, L experts served here,
+M rows, D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from user_dir.fast_moe.collectives import Exchange, Line, start_exchange
+from user_dir.fast_moe.exchange_plan import ExchangePlan
+from user_dir.fast_moe.gathers import gather_rows, weighted_sum
+from user_dir.fast_moe.routing import Routing
+
+
+@dataclass(frozen=True)
+class CapacityReturn:
+    """What becomes of tokens sent by `send_slots`."""
+
+    routing: Routing
+    plan: ExchangePlan
+    token_VS: Tensor  # token that fills each slot; -1: empty
+    pair_bytes: int  # that one rank sends to another, there and back
+
+    def sent_bytes(self) -> tuple[int, int, int]:
+        """There and back: within ranks, within nodes, between nodes."""
+        return self.plan.sum_by_distance(torch.full_like(self.plan.distance, self.pair_bytes))
+
+    def at_experts(self, arrived_VBnCD: Tensor) -> tuple[Tensor, None]:
+        """The rows of each expert, (L, M, D); they are equally many."""
+        num_ranks, block, per_rank, capacity, dim = arrived_VBnCD.shape
+        rows_LnMD = arrived_VBnCD.transpose(1, 2)
+        return rows_LnMD.reshape(num_ranks * per_rank, block * capacity, dim), None
+
+    def answer(self, outputs_LMD: Tensor, line: Line | None) -> Exchange:
+        """Send the experts' outputs back."""
+        num_ranks, num_experts = self.routing.counts_VE.shape
+        capacity, block = self.routing.capacity, self.plan.block_size
+        assert capacity is not None
+        outputs = outputs_LMD.view(num_ranks, num_experts // block, block, capacity, -1)
+        return start_exchange(outputs.transpose(1, 2).contiguous(), self.plan, line)
+
+    def at_home(self, home_VBnCD: Tensor) -> Tensor:
+        """Add up the outputs by weight, (V, T, D)."""
+        routing = self.routing
+        num_ranks, num_experts = routing.counts_VE.shape
+        capacity = routing.capacity
+        assert capacity is not None
+        home = home_VBnCD.view(-1, home_VBnCD.shape[-1])
+        slots_VTK = _flat_rows(_slot_of_choice(routing), num_experts * capacity)
+        tokens_VS = _flat_rows(self.token_VS, routing.expert_ids_VTK.shape[1])
+        choices_VS = _choice_of_slot(routing)
+        y = weighted_sum(
+            home,
+            routing.weights_VTK.flatten(0, 1).to(home.dtype),
+            slots_VTK.flatten(0, 1),
+            tokens_VS.flatten(),
+            choices_VS.flatten(),
+        )
+        return y.view(num_ranks, -1, y.shape[-1])
+
+
+def send_slots(
+    x_VTD: Tensor, routing: Routing, plan: ExchangePlan, line: Line | None
+) -> tuple[Exchange, CapacityReturn]:
+    """Send the tokens that got a slot; the exchange gives (V, B, n, C, D)."""
+    num_ranks, num_tokens, dim = x_VTD.shape
+    num_experts, capacity = routing.counts_VE.shape[1], routing.capacity
+    assert capacity is not None
+    token_VS = _token_of_slot(routing, num_tokens)
+    slot_VTK = _slot_of_choice(routing)
+    row_M = _flat_rows(token_VS, num_tokens).flatten()
+    inverse = _flat_rows(slot_VTK, num_experts * capacity).flatten(0, 1)
+    buffers = gather_rows(x_VTD.flatten(0, 1), row_M, inverse)
+    block, per_rank = plan.block_size, num_experts // plan.block_size
+    buffers = buffers.view(num_ranks, block, per_rank, capacity, dim)
+    pair_bytes = 2 * buffers[0, 0].nbytes
+    back = CapacityReturn(routing=routing, plan=plan, token_VS=token_VS, pair_bytes=pair_bytes)
+    return start_exchange(buffers, plan, line), back
+
+
+def _element_of_slot(routing: Routing) -> Tensor:
+    """The element k·T + t in each slot, (V, E·C); -1 where the slot is empty."""
+    num_ranks, num_experts = routing.counts_VE.shape
+    capacity = routing.capacity
+    assert capacity is not None
+    device = routing.counts_VE.device
+    slot_C = torch.arange(capacity, device=device)
+    starts_VE = routing.counts_VE.cumsum(1) - routing.counts_VE
+    places_VEC = starts_VE.unsqueeze(-1) + slot_C
+    is_filled_VEC = slot_C < routing.counts_VE.unsqueeze(-1)
+    num_elements = routing.sorted_elements_VN.shape[1]
+    if num_elements == 0:
+        return torch.full((num_ranks, num_experts * capacity), -1, device=device)
+    places_VS = places_VEC.clamp(max=num_elements - 1).flatten(1)
+    elements_VS = routing.sorted_elements_VN.gather(1, places_VS)
+    return elements_VS.masked_fill(~is_filled_VEC.flatten(1), -1)
+
+
+def _token_of_slot(routing: Routing, num_tokens: int) -> Tensor:
+    elements_VS = _element_of_slot(routing)
+    return torch.where(elements_VS >= 0, elements_VS % max(1, num_tokens), -1)
+
+
+def _choice_of_slot(routing: Routing) -> Tensor:
+    num_tokens = routing.expert_ids_VTK.shape[1]
+    return _element_of_slot(routing).clamp(min=0) // max(1, num_tokens)
+
+
+def _slot_of_choice(routing: Routing) -> Tensor:
+    """The slot e·C + c of each choice, (V, T, K); -1 where it was dropped."""
+    assert routing.capacity is not None
+    slots_VTK = routing.expert_ids_VTK * routing.capacity + routing.slots_VTK
+    return slots_VTK.masked_fill(routing.slots_VTK < 0, -1)
+
+
+def _flat_rows(index_VN: Tensor, rows_per_rank: int) -> Tensor:
+    """Indices within a rank as indices into the ranks' tensors laid end to end; -1 stays."""
+    first = torch.arange(index_VN.shape[0], device=index_VN.device) * rows_per_rank
+    first = first.view(-1, *[1] * (index_VN.dim() - 1))
+    return torch.where(index_VN >= 0, index_VN + first, -1)
