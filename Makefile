@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-all test-slurm lint
+.PHONY: help install quickstart test test-all test-slurm bench lint
 
 # What a step runs finds the environment's commands first.
 with_venv := PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -27,6 +27,9 @@ test-slurm: install ## the tests on a real Slurm, installed with apt-get where i
 	@{ command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null || \
 	  apt-get install -y --no-install-recommends $(slurm_packages)
 	@$(with_venv) pytest -q tests/slurm $(ARGS)
+
+bench: install ## what this machine can measure, in less than half an hour
+	@$(with_venv) bash benchmarks/cpu.sh $(ARGS)
 
 lint: install ## ruff, mypy, shellcheck
 	@$(with_venv) bash tools/lint.sh
