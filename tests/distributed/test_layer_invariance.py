@@ -5,7 +5,8 @@ import torch
 
 from tests.support.ranks import run_processes
 from tests.support.scenarios import MISALIGNED, SCENARIOS, as_dict, run_layer
-from tests.support.stacks import CASES, run_stack
+from tests.support.stack_cases import CASES
+from tests.support.stacks import run_stack
 from user_dir.fast_moe.statistics import COLUMNS
 
 

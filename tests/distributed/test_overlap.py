@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 
 from tests.support.ranks import run_processes
-from tests.support.stacks import CASES, run_stack
+from tests.support.stack_cases import CASES
+from tests.support.stacks import run_stack
 from user_dir.fast_moe import collectives
 
 NAMES = (

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tests.support.oracle import RankResult, capacity_of, feed_forward, route_rank
-from tests.support.stacks import DIM, StackCase
+from tests.support.stack_cases import DIM, StackCase
 
 EXPERT_WEIGHTS = ("weight1_LDH", "bias1_LH", "weight2_LHD", "bias2_LD")
 

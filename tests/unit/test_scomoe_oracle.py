@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from tests.support.stack_cases import CASES, inputs_of
 from tests.support.stack_oracle import StackOracle
-from tests.support.stacks import CASES, build_stack, inputs_of, run_stack
+from tests.support.stacks import build_stack, run_stack
 from user_dir.fast_moe.shares import Reach
 from user_dir.fast_moe.statistics import LayerSums
 from user_dir.fast_moe.topology import Layout, Topology

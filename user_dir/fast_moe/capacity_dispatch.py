@@ -27,7 +27,8 @@ class CapacityReturn:
 
     def sent_bytes(self) -> tuple[int, int, int]:
         """There and back: within ranks, within nodes, between nodes."""
-        return self.plan.sum_by_distance(torch.full_like(self.plan.distance, self.pair_bytes))
+        on_rank, in_node, between = (self.pair_bytes * n for n in self.plan.pairs_by_distance)
+        return on_rank, in_node, between
 
     def at_experts(self, arrived_VBnCD: Tensor) -> tuple[Tensor, None]:
         """The rows of each expert, (L, M, D); they are equally many."""

@@ -5,7 +5,7 @@ for one all-to-all, whatever the alignment of blocks and processes.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,12 @@ class ExchangePlan:
     receive_splits: tuple[int, ...]
     distance: Tensor  # (V, block): 0 where a pair stays on its rank, 1 in its node, 2 leaves it
     group: dist.ProcessGroup | None  # None: everything stays in this process
+
+    @cached_property
+    def pairs_by_distance(self) -> tuple[int, int, int]:
+        """How many pairs stay on their rank, stay in their node, leave it."""
+        on_rank, in_node, between = self.distance.flatten().bincount(minlength=3).tolist()
+        return on_rank, in_node, between
 
     @lru_cache(maxsize=4)  # noqa: B019 - a plan lives as long as its model
     def orders_on(self, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -266,8 +266,9 @@ def gate_sums(gated: Gated) -> GateSums:
     num_tokens_V1 = is_real_VT1.sum(dim=1).clamp(min=1)
     num_experts = probs_VTE.shape[-1]
     mean_prob_VE = (probs_VTE * is_real_VT1).sum(dim=1) / num_tokens_V1
-    is_first_VTE = torch.nn.functional.one_hot(first_VT, num_experts) * is_real_VT1
-    mean_first_VE = is_first_VTE.sum(dim=1) / num_tokens_V1
+    # `one_hot` would make int64 of it and, on a CPU, read the ids first.
+    is_first_VTE = first_VT.unsqueeze(-1) == torch.arange(num_experts, device=first_VT.device)
+    mean_first_VE = (is_first_VTE * is_real_VT1).sum(dim=1) / num_tokens_V1
     balance_V = num_experts * (mean_prob_VE * mean_first_VE).sum(dim=-1)
     entropy_VT = -(probs_VTE * probs_VTE.clamp(min=1e-30).log()).sum(dim=-1).detach()
     entropy_V = (entropy_VT * is_real_VT1.squeeze(-1)).sum(dim=-1)

@@ -42,9 +42,9 @@ def _take(x_ND: Tensor, index_M: Tensor) -> Tensor:
     index_MD = index_M.clamp(min=0).unsqueeze(-1).expand(-1, x_ND.shape[1])
     y_MD = x_ND.gather(0, index_MD)
     is_absent_M = index_M < 0
-    if y_MD.is_cuda:
+    if y_MD.device.type != "cpu":  # to list the absent rows, the host would have to wait
         return y_MD.masked_fill_(is_absent_M.unsqueeze(-1), 0)
-    # Only the absent rows are written; to list them would have to wait for a GPU.
+    # Only the absent rows are written.
     return y_MD.index_fill_(0, is_absent_M.nonzero().squeeze(-1), 0)
 
 

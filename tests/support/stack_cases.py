@@ -1,0 +1,135 @@
+"""The cases that SCoMoE's laws are checked on; needs no fairseq."""
+
+from argparse import Namespace
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from user_dir.fast_moe.config import MoeConfig
+from user_dir.fast_moe.layer_plan import plan_stack
+from user_dir.fast_moe.noise import NoiseKey
+
+DIM, HIDDEN = 32, 12
+LENGTHS = ((5, 3, 7), (6, 5), (4, 4), (2, 9, 1))
+RAGGED = ((5, 3, 7), (), (4, 4), (1,))
+
+
+@dataclass(frozen=True)
+class StackCase:
+    """Options of a model, and the lengths of each rank's sentences."""
+
+    name: str
+    options: dict = field(default_factory=dict)
+    layout: tuple[int, int] = (2, 2)
+    lengths: tuple[tuple[int, ...], ...] = LENGTHS
+    num_layers: int = 4
+    stack: str = "encoder"
+    training: bool = True
+    with_noise: bool = False
+    normalize_before: bool = True
+    recompute: bool = False
+    # What the case must show: shares of dropped choices, reaches in use.
+    drops: bool = True
+    reaches: tuple[str, ...] = ("local", "node", "global")
+
+    @property
+    def config(self) -> MoeConfig:
+        options = {"moe_freq": 2, "moe_expert_count": 8, "capacity_factor": 0.5, "seed": 3}
+        options |= {"reorder_layers": True, "moe_second_expert_policy": "all"}
+        return MoeConfig.from_args(Namespace(**{**options, **self.options}))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return plan_stack(self.config, stack=self.stack, num_layers=self.num_layers).tail
+
+    @property
+    def tokens_of_rank(self) -> list[int]:
+        return [sum(lengths) for lengths in self.lengths]
+
+    @property
+    def noise_key(self) -> NoiseKey | None:
+        return NoiseKey(seed=3, update=5, micro_batch=1) if self.with_noise else None
+
+
+SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
+FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
+CLUSTER = {"token_cluster": True}
+ONE_EXPERT = {"moe_expert_count": 4}
+GLOBAL_ONLY = ("global",)
+CASES = [
+    StackCase("seq", SEQ),
+    StackCase("seq, three layers", SEQ, num_layers=6),
+    StackCase("seq, one expert a rank", {**SEQ, **ONE_EXPERT}),
+    StackCase("seq, switch", {**SEQ, "moe_top1_expert": True}),
+    StackCase("seq, switch, one expert", {**SEQ, **ONE_EXPERT, "moe_top1_expert": True}),
+    StackCase("seq, dropless", {**SEQ, "capacity_factor": 0}, drops=False),
+    StackCase("seq, all within nodes", {**SEQ, "ratio2": 0.8}, reaches=("local", "node")),
+    StackCase("seq, nothing stays on its rank", {**SEQ, "ratio1": 0}, reaches=("node", "global")),
+    StackCase("seq, all stay", {**SEQ, "ratio1": 1, "ratio2": 0}, reaches=("local",)),
+    StackCase("seq, noise", {**SEQ, "moe_second_expert_policy": "sampling"}, with_noise=True),
+    StackCase("seq, ragged", SEQ, lengths=RAGGED),
+    StackCase("seq, one node", SEQ, layout=(1, 4), reaches=("local", "global")),
+    StackCase("seq, one rank a node", SEQ, layout=(4, 1)),
+    StackCase("seq, evaluation", SEQ, training=False, drops=False),
+    StackCase("seq, post-norm", SEQ, normalize_before=False),
+    StackCase("seq, norm after", {**SEQ, "layernorm_after_moe_layer": True}),
+    StackCase("seq, recomputed", SEQ, recompute=True),
+    StackCase("feat", FEAT),
+    StackCase("feat, one expert a rank", {**FEAT, **ONE_EXPERT}),
+    StackCase("feat, projection", {**FEAT, "scomoe_feat_projection": True}),
+    StackCase("feat, switch", {**FEAT, "moe_top1_expert": True}),
+    StackCase("feat, dropless", {**FEAT, "capacity_factor": 0}, drops=False),
+    StackCase("feat, no node", {**FEAT, "ratio2": 0}, reaches=("local", "global")),
+    StackCase("feat, ragged", FEAT, lengths=RAGGED),
+    StackCase("feat, one node", FEAT, layout=(1, 4)),
+    StackCase("feat, one rank a node", FEAT, layout=(4, 1)),
+    StackCase("feat, evaluation", FEAT, training=False, drops=False),
+    StackCase("cluster alone", CLUSTER, num_layers=2, drops=False, reaches=()),
+    StackCase("cluster, gshard", {**CLUSTER, "ratio1": 0.2}, reaches=GLOBAL_ONLY),
+    StackCase("cluster by node", CLUSTER, reaches=GLOBAL_ONLY),
+    StackCase("cluster, sigmoid", {**CLUSTER, "gate_type": "sigmoid"}, reaches=GLOBAL_ONLY),
+    StackCase("cluster, decoder", {**CLUSTER, **SEQ}, stack="decoder"),
+    StackCase("cluster, seq", {**CLUSTER, **SEQ, "temperature": 0.2}),
+    StackCase("cluster by node, seq", {**CLUSTER, **SEQ, "ratio1": 0}, reaches=("node", "global")),
+    StackCase("cluster, seq, one expert", {**CLUSTER, **SEQ, **ONE_EXPERT}),
+    StackCase("cluster, seq, ragged", {**CLUSTER, **SEQ}, lengths=RAGGED),
+    StackCase("cluster, seq, sigmoid", {**CLUSTER, **SEQ, "gate_type": "sigmoid"}),
+    StackCase("cluster, seq, recomputed", {**CLUSTER, **SEQ}, recompute=True),
+    StackCase("cluster, feat", {**CLUSTER, **FEAT}),
+    StackCase("cluster, feat, switch", {**CLUSTER, **FEAT, "moe_top1_expert": True}),
+    StackCase(
+        "cluster, seq, one node", {**CLUSTER, **SEQ}, layout=(1, 4), reaches=("local", "global")
+    ),
+    StackCase("cluster, seq, one rank a node", {**CLUSTER, **SEQ}, layout=(4, 1)),
+    StackCase("cluster, greedy", {**CLUSTER, **SEQ}, training=False, drops=False),
+    StackCase(
+        "cluster by node, greedy",
+        {**CLUSTER, **SEQ, "ratio1": 0},
+        training=False,
+        drops=False,
+        reaches=("node", "global"),
+    ),
+    StackCase(
+        "cluster, balanced",
+        {**CLUSTER, **SEQ, "scomoe_inference_routing": "balanced"},
+        training=False,
+        drops=False,
+    ),
+    StackCase(
+        "cluster, balanced by step",
+        {**CLUSTER, **SEQ, "scomoe_inference_routing": "balanced"},
+        training=False,
+        drops=False,
+        stack="decoder",
+    ),
+]
+
+
+def inputs_of(case: StackCase, seed: int = 11) -> list[Tensor]:
+    """A (T, D) tensor for every rank."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(count, DIM, generator=generator, dtype=torch.float64)
+        for count in case.tokens_of_rank
+    ]
