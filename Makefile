@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-all test-slurm bench lint
+.PHONY: help install quickstart test test-all test-slurm test-gpu bench lint
 
 # What a step runs finds the environment's commands first.
 with_venv := PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -30,6 +30,9 @@ test-slurm: install ## the tests on a real Slurm, installed with apt-get where i
 
 bench: install ## what this machine can measure, in less than half an hour
 	@$(with_venv) bash benchmarks/cpu.sh $(ARGS)
+
+test-gpu: install ## the tests on one GPU
+	@$(with_venv) pytest -q tests/gpu $(ARGS)
 
 lint: install ## ruff, mypy, shellcheck
 	@$(with_venv) bash tools/lint.sh

@@ -194,18 +194,31 @@ def pass_through(
         y_SBD, outputs = chain(x_SBD, tokens)
     loss = (y_SBD * weight_SBD).sum()
     for output in outputs:
-        loss = loss + 0.3 * output.balance_loss_V.sum()
+        loss = loss + 0.3 * output.report.balance_loss_V.sum()
     loss.backward()
     parameters = dict(chain.named_parameters())
     return {
         "added": y_SBD - x_SBD,
         "x.grad": x_SBD.grad,
-        **{f"balance.{i}": output.balance_loss_V for i, output in enumerate(outputs)},
+        **{f"balance.{i}": output.report.balance_loss_V for i, output in enumerate(outputs)},
         **{
             f"{name}.grad": torch.zeros_like(p) if p.grad is None else p.grad
             for name, p in parameters.items()
         },
     }
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """The norm of the difference as a share of that of the expected."""
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-9))
+
+
+def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], *, within: float) -> None:
+    """Every value and gradient of two runs of a chain, by `relative_error`."""
+    assert found.keys() == expected.keys()
+    errors = {name: relative_error(found[name], value) for name, value in expected.items()}
+    worst = max(errors, key=lambda name: errors[name])
+    assert errors[worst] <= within, f"{worst} is {errors[worst]:.2g} away"
 
 
 def with_options(case: StackCase, **options) -> StackCase:

@@ -1,4 +1,4 @@
-"""Runs a function in real processes over gloo and returns what each of them returned."""
+"""Runs a function in real processes and returns what each of them returned."""
 
 import os
 import tempfile
@@ -12,16 +12,22 @@ import torch.multiprocessing as mp
 
 
 def run_processes(
-    function: Callable[..., Any], *args, processes: int, timeout: float = 120
+    function: Callable[..., Any],
+    *args,
+    processes: int,
+    timeout: float = 120,
+    backend: str = "gloo",
 ) -> list:
-    """Call ``function(*args)`` in processes of one gloo group.
+    """Call ``function(*args)`` in processes of one group.
 
     Args:
         function: importable by name; returns something that torch.save takes.
         timeout: seconds after which everything is killed and the test fails.
+        backend: of the group; with "nccl" each process has the GPU of its number.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.spawn(_run, (processes, folder, function, args), nprocs=processes, join=False)
+        shared = (processes, folder, backend, function, args)
+        context = mp.spawn(_run, shared, nprocs=processes, join=False)
         if not _join(context, timeout):
             raise TimeoutError(f"{processes} processes did not finish within {timeout} s")
         return [torch.load(Path(folder) / f"result{i}") for i in range(processes)]
@@ -39,11 +45,15 @@ def _join(context, timeout: float) -> bool:
     return True
 
 
-def _run(index: int, processes: int, folder: str, function: Callable, args: tuple) -> None:
+def _run(
+    index: int, processes: int, folder: str, backend: str, function: Callable, args: tuple
+) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_WORLD_SIZE"] = str(processes)
+    if backend == "nccl":
+        torch.cuda.set_device(index)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=index, world_size=processes
+        backend, init_method=f"file://{folder}/rendezvous", rank=index, world_size=processes
     )
     result = function(*args)
     dist.barrier()

@@ -162,11 +162,11 @@ def build_layer(scenario: Scenario, topology: Topology) -> EfficientMoeLayer:
     return layer.double().train(scenario.training)
 
 
-def run_layer(scenario: Scenario) -> LayerRun:
+def run_layer(scenario: Scenario, *, device: torch.device | str = "cpu") -> LayerRun:
     """One forward and backward pass of the layer on the processes that run."""
     _, count = running_processes()
     topology = Topology(Layout(*scenario.layout), num_experts=scenario.num_experts)
-    layer = build_layer(scenario, topology)
+    layer = build_layer(scenario, topology).to(device)
     ranks = topology.hosted_ranks
     lengths = [
         (length, hosted)
@@ -176,8 +176,8 @@ def run_layer(scenario: Scenario) -> LayerRun:
     longest = max(max(length for length, _ in lengths), 1)
     is_pad_BS = torch.arange(longest).unsqueeze(0) >= torch.tensor([[n] for n, _ in lengths])
     tokens = rank_tokens(
-        is_pad_BS,
-        torch.tensor([hosted for _, hosted in lengths]),
+        is_pad_BS.to(device),
+        torch.tensor([hosted for _, hosted in lengths], device=device),
         num_hosted=topology.num_hosted,
         noise=noise_key(scenario),
     )
@@ -187,25 +187,26 @@ def run_layer(scenario: Scenario) -> LayerRun:
     weight_BSD = x_BSD.clone()
     x_BSD = x_BSD.index_put(tuple((~is_pad_BS).nonzero().T), torch.cat(inputs))
     weight_BSD[~is_pad_BS] = torch.cat(weights)
-    x_SBD = x_BSD.transpose(0, 1)
+    x_SBD = x_BSD.transpose(0, 1).to(device)
     output = layer(tokens.collect(x_SBD), tokens)
-    y_BSD = tokens.scatter(output.y_VTD, x_SBD).transpose(0, 1)
-    loss = (y_BSD * weight_BSD).sum() + 0.3 * output.report.balance_loss_V.sum()
+    y_BSD = tokens.scatter(output.y_VTD, x_SBD).transpose(0, 1).cpu()
+    balance_loss_V = output.report.balance_loss_V.cpu()
+    loss = (y_BSD * weight_BSD).sum() + 0.3 * balance_loss_V.sum()
     loss.backward()
 
     rows = y_BSD.detach()[~is_pad_BS].split([len(x) for x in inputs])
     experts = [getattr(layer.experts, name) for name in WEIGHTS]
     sum_over_replicas(experts, topology)
-    gate_grad = layer.gate.projection.weight.grad.clone()
+    gate_grad = layer.gate.projection.weight.grad.cpu().clone()
     if count > 1:
         dist.all_reduce(gate_grad)
     return LayerRun(
         outputs=_from_all(list(rows)),
-        balance_losses=torch.stack(_from_all(list(output.report.balance_loss_V.detach()))),
+        balance_losses=torch.stack(_from_all(list(balance_loss_V.detach()))),
         input_grads=_from_all([x.grad for x in inputs]),
         gate_grad=gate_grad,
         expert_grads=[gather_experts(p.grad, topology) for p in experts],
-        sums=sum(_from_all([output.report.sums])),
+        sums=sum(_from_all([output.report.sums.cpu()])),
     )
 
 

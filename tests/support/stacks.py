@@ -53,17 +53,17 @@ def build_stack(case: StackCase, topology: Topology) -> ClusteredMoeStack:
     return stack.double().train(case.training)
 
 
-def run_stack(case: StackCase) -> StackRun:
+def run_stack(case: StackCase, *, device: torch.device | str = "cpu") -> StackRun:
     """One forward and backward pass on the processes that run."""
     topology = Topology(Layout(*case.layout), num_experts=case.config.num_experts)
-    stack = build_stack(case, topology)
+    stack = build_stack(case, topology).to(device)
     ranks = topology.hosted_ranks
     lengths = [(n, hosted) for hosted, r in enumerate(ranks) for n in case.lengths[r] or (0,)]
     longest = max(1, *(length for length, _ in lengths))
     is_pad_BS = torch.arange(longest).unsqueeze(0) >= torch.tensor([[n] for n, _ in lengths])
     tokens = rank_tokens(
-        is_pad_BS,
-        torch.tensor([hosted for _, hosted in lengths]),
+        is_pad_BS.to(device),
+        torch.tensor([hosted for _, hosted in lengths], device=device),
         num_hosted=topology.num_hosted,
         noise=case.noise_key,
         shares=MoeParts(config=case.config, topology=topology).seq_shares,
@@ -74,9 +74,9 @@ def run_stack(case: StackCase) -> StackRun:
     weight_BSD = x_BSD.clone()
     x_BSD = x_BSD.index_put(tuple((~is_pad_BS).nonzero().T), torch.cat(inputs))
     weight_BSD[~is_pad_BS] = torch.cat(weights)
-    y_SBD, reports = stack(x_BSD.transpose(0, 1), tokens)
-    y_BSD = y_SBD.transpose(0, 1)
-    losses = [r.balance_loss_V for r in reports if r.balance_loss_V is not None]
+    y_SBD, reports = stack(x_BSD.transpose(0, 1).to(device), tokens)
+    y_BSD = y_SBD.transpose(0, 1).cpu()
+    losses = [r.balance_loss_V.cpu() for r in reports if r.balance_loss_V is not None]
     loss = (y_BSD * weight_BSD).sum() + 0.3 * sum(loss_V.sum() for loss_V in losses)
     loss.backward()
 
@@ -86,7 +86,7 @@ def run_stack(case: StackCase) -> StackRun:
         balance_losses=[torch.stack(_from_all(list(loss_V.detach()))) for loss_V in losses],
         input_grads=_from_all([x.grad for x in inputs]),
         grads={name: _whole_grad(p, topology) for name, p in stack.named_parameters()},
-        sums=[sum(_from_all([report.sums])) for report in reports],
+        sums=[sum(_from_all([report.sums.cpu()])) for report in reports],
     )
 
 
@@ -94,7 +94,7 @@ def _whole_grad(parameter: Tensor, topology: Topology) -> Tensor | None:
     grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     if hasattr(parameter, "expert"):
         return gather_experts(grad, topology)
-    grad = grad.clone()
+    grad = grad.cpu().clone()
     if topology.num_processes > 1:
         dist.all_reduce(grad)
     return grad
