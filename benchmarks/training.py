@@ -192,9 +192,7 @@ def build_candidates(
     return {**dense, **mixtures}, batches
 
 
-def mixture_options(
-    size: Size, variant: str, layout: tuple[int, int], precision: str
-) -> list[str]:
+def mixture_options(size: Size, variant: str, layout: tuple[int, int], precision: str) -> list[str]:
     """Of fairseq-train for a mixture of 8 experts in every second layer."""
     nodes, ranks_per_node = map(str, layout)
     options = ["--arch", size.arch, "--encoder-ffn-embed-dim", str(size.hidden)]
