@@ -245,11 +245,14 @@ class _Step:
 
 
 def _table(unlimited: dict, measured: dict) -> str:
-    """Speed against GShard, and the limit that the bytes set: 1 / (1 - s + s · bytes' share)."""
+    """Speed against GShard, and the limit that the bytes set: 1 / (1 - s + s · bytes' share).
+
+    s is the share of GShard's step in which its bytes keep the link busy.
+    """
     variants = measured["variants"]
     gshard = variants["gshard"]
     base = _median(gshard["serial"])
-    share = 1 - _median(unlimited["gshard"]["serial"]) / base
+    share = min(1.0, _seconds_on_link(gshard, measured["mbit"]) / base)
     header = ("variant", "serial s", "overlap s", "MB", "of formula", "limit", "serial", "overlap")
     header = (*header, "hidden")
     rows = []
@@ -261,12 +264,20 @@ def _table(unlimited: dict, measured: dict) -> str:
         cells += [f"{base / serial:.2f}", "", ""]
         if of_variant["overlap"]:
             overlapped = _median(of_variant["overlap"])
-            exchange = of_variant["bytes"] / NODES * 8 / measured["mbit"] / 1e6
+            exchange = _seconds_on_link(of_variant, measured["mbit"])
             cells[2], cells[7] = _range(of_variant["overlap"]), f"{base / overlapped:.2f}"
             cells[8] = f"{(serial - overlapped) / exchange:.0%}"
         rows.append(cells)
-    title = f"{measured['mbit']:.0f} Mbit/s, GShard {share:.0%} of its step in exchange:"
+    alone = _median(unlimited["gshard"]["serial"])
+    title = (
+        f"{measured['mbit']:.0f} Mbit/s: the link is busy for {share:.0%} of GShard's step, which "
+        f"takes {alone:.2f} s without a limit:"
+    )
     return f"{title}\n\n{format_markdown(header, rows)}"
+
+
+def _seconds_on_link(of_variant: dict, mbit: float) -> float:
+    return of_variant["bytes"] / NODES * 8 / mbit / 1e6
 
 
 def _median(seconds: list[float]) -> float:
