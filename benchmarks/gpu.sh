@@ -8,8 +8,8 @@ usage: bash benchmarks/gpu.sh [--device cuda|cpu] [--small] [--results FOLDER] [
 
 Runs benchmarks.layer (bf16, T 16384, D 1024, H 4096, E 8 and 32: the goal is three quarters of the
 dense layer's rate), benchmarks.sorting, benchmarks.assignment and, where fairseq can be imported,
-benchmarks.training (not with --small). A benchmark that fails or takes too long does not keep the others from
-running; the exit status is then 1.
+benchmarks.training. A benchmark that fails or takes too long does not keep the others from running;
+the exit status is then 1.
 
   --device D        cuda (default), or cpu to try the script
   --small           tiny sizes: whether it runs at all
@@ -61,10 +61,8 @@ measure 150 layer "${results[@]}"
 measure 60 sorting "${results[@]}"
 measure 150 assignment --repeat 2 "${results[@]}"
 find_fairseq='import importlib.util, sys; sys.exit(importlib.util.find_spec("fairseq") is None)'
-if "$small"; then
-  echo "gpu.sh: benchmarks.training has no tiny size and is left out" >&2
-elif python -c "$find_fairseq"; then
-  measure 230 training --precision bf16
+if python -c "$find_fairseq"; then
+  measure 230 training --precision bf16 "${results[@]}"
 else
   echo "gpu.sh: fairseq cannot be imported, so benchmarks.training is left out" >&2
 fi
