@@ -41,7 +41,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export OMP_NUM_THREADS=1 # a process a core: the most even of all shares
 
 # Seconds, all together below half an hour.
-declare -A limits=([layer]=420 [sorting]=60 [assignment]=180 [training]=360 [decoding]=360 [network]=420)
+declare -A limits=([layer]=420 [sorting]=60 [assignment]=120 [training]=300 [decoding]=450 [network]=440)
 
 has_network() {
   ((EUID == 0)) && command -v ip >/dev/null && command -v tc >/dev/null && [[ $OSTYPE == linux* ]]

@@ -42,7 +42,7 @@ COUNTER = Path("/sys/class/net/eth0/statistics/tx_bytes")
 
 NODES, RANKS_PER_NODE, NUM_EXPERTS, NUM_LAYERS = 2, 2, 8, 6
 NUM_RANKS = NODES * RANKS_PER_NODE
-SENTENCES, LENGTH, DIM, HIDDEN = 8, 64, 128, 512
+SENTENCES, LENGTH, DIM, HIDDEN = 8, 64, 256, 1024
 # GShard's share of the step in exchange.
 SHARES = (2 / 3, 4 / 5)
 
@@ -321,8 +321,8 @@ def _table(unlimited: dict, measured: dict) -> str:
         rows.append(cells)
     alone = _median(unlimited["gshard"]["serial"])
     title = (
-        f"{measured['mbit']:.0f} Mbit/s: GShard waits for exchanges in {share:.0%} of its step (the "
-        f"link is busy in {busy:.0%}), which takes {alone:.2f} s without a limit:"
+        f"{measured['mbit']:.0f} Mbit/s: GShard waits for exchanges in {share:.0%} of its step "
+        f"(the link is busy in {busy:.0%}), which takes {alone:.2f} s without a limit:"
     )
     return f"{title}\n\n{format_markdown(header, rows)}"
 
