@@ -4,14 +4,12 @@ Prints what its node's interface sent during the steps, on the first process of 
 """
 
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from benchmarks.two_nodes import COUNTER
 from tests.support.traffic import NUM_RANKS, RANKS_PER_NODE, make_layer, make_tokens, step
-
-COUNTER = Path("/sys/class/net/eth0/statistics/tx_bytes")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import assignment, layer, sorting
+from benchmarks import assignment, layer, network, sorting
 from benchmarks.layer import Cell, build_layer
 from benchmarks.one_hot import OneHotMoe
 from benchmarks.timing import measure, peak_memory
@@ -125,3 +125,23 @@ def test_the_gpu_script_shows_what_it_would_run():
     out = run(["bash", "benchmarks/gpu.sh", "--device", "cpu", "--small", "--dry-run"]).stdout
     for name in ("layer", "sorting", "assignment"):
         assert f"'benchmarks.{name}' '--device' 'cpu' '--small'" in out
+
+
+def test_the_network_table_takes_its_limit_from_bytes_and_waiting():
+    times = {
+        # Waits for 2 of 3 seconds.
+        "gshard": {"serial": [3.0, 3.1, 2.9], "waiting": [2.0], "overlap": []},
+        # Half of the bytes: at best 1 + 2 / 2 seconds.
+        "seq": {"serial": [2.5, 2.4, 2.6], "waiting": [1.2], "overlap": [2.0, 2.0, 2.1]},
+    }
+    for name, num_bytes in ("gshard", 12_000_000), ("seq", 6_000_000):
+        times[name] |= {"bytes": num_bytes * 1.01, "formula": num_bytes}
+    gshard, seq = (
+        dict(zip(network.HEADER, row, strict=True))
+        for row in network.table_rows({"mbit": 24.24, "variants": times})
+    )
+    assert (gshard["limit"], gshard["serial"], gshard["overlap"]) == ("1.00", "1.00", "")
+    assert (seq["limit"], seq["serial"], seq["of limit"]) == ("1.50", "1.20", "80%")
+    assert (seq["overlap"], seq["of formula"]) == ("1.50", "1.010")
+    # A node's 3.03 MB take a second at 24.24 Mbit/s; overlap takes half of it off the step.
+    assert seq["hidden"] == "50%"

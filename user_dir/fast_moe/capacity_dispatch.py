@@ -22,7 +22,9 @@ class CapacityReturn:
 
     routing: Routing
     plan: ExchangePlan
-    token_VS: Tensor  # token that fills each slot; -1: empty
+    slot_NK: Tensor  # slot v·E·C + e·C + c of each choice of token v·T + t; -1: dropped
+    token_M: Tensor  # token that fills each slot; -1: empty
+    choice_M: Tensor  # which of the token's choices that is
     pair_bytes: int  # that one rank sends to another, there and back
 
     def sent_bytes(self) -> tuple[int, int, int]:
@@ -46,22 +48,15 @@ class CapacityReturn:
 
     def at_home(self, home_VBnCD: Tensor) -> Tensor:
         """Add up the outputs by weight, (V, T, D)."""
-        routing = self.routing
-        num_ranks, num_experts = routing.counts_VE.shape
-        capacity = routing.capacity
-        assert capacity is not None
         home = home_VBnCD.view(-1, home_VBnCD.shape[-1])
-        slots_VTK = _flat_rows(_slot_of_choice(routing), num_experts * capacity)
-        tokens_VS = _flat_rows(self.token_VS, routing.expert_ids_VTK.shape[1])
-        choices_VS = _choice_of_slot(routing)
         y = weighted_sum(
             home,
-            routing.weights_VTK.flatten(0, 1).to(home.dtype),
-            slots_VTK.flatten(0, 1),
-            tokens_VS.flatten(),
-            choices_VS.flatten(),
+            self.routing.weights_VTK.flatten(0, 1).to(home.dtype),
+            self.slot_NK,
+            self.token_M,
+            self.choice_M,
         )
-        return y.view(num_ranks, -1, y.shape[-1])
+        return y.view(home_VBnCD.shape[0], -1, y.shape[-1])
 
 
 def send_slots(
@@ -71,15 +66,19 @@ def send_slots(
     num_ranks, num_tokens, dim = x_VTD.shape
     num_experts, capacity = routing.counts_VE.shape[1], routing.capacity
     assert capacity is not None
-    token_VS = _token_of_slot(routing, num_tokens)
-    slot_VTK = _slot_of_choice(routing)
-    row_M = _flat_rows(token_VS, num_tokens).flatten()
-    inverse = _flat_rows(slot_VTK, num_experts * capacity).flatten(0, 1)
-    buffers = gather_rows(x_VTD.flatten(0, 1), row_M, inverse)
-    block, per_rank = plan.block_size, num_experts // plan.block_size
-    buffers = buffers.view(num_ranks, block, per_rank, capacity, dim)
-    pair_bytes = 2 * buffers[0, 0].nbytes
-    back = CapacityReturn(routing=routing, plan=plan, token_VS=token_VS, pair_bytes=pair_bytes)
+    per_rank = num_experts // plan.block_size
+    element_VS = _element_of_slot(routing)
+    token_VS = torch.where(element_VS >= 0, element_VS % max(1, num_tokens), -1)
+    back = CapacityReturn(
+        routing=routing,
+        plan=plan,
+        slot_NK=_flat_rows(_slot_of_choice(routing), num_experts * capacity).flatten(0, 1),
+        token_M=_flat_rows(token_VS, num_tokens).flatten(),
+        choice_M=element_VS.clamp(min=0).flatten() // max(1, num_tokens),
+        pair_bytes=2 * per_rank * capacity * dim * x_VTD.element_size(),
+    )
+    buffers = gather_rows(x_VTD.flatten(0, 1), back.token_M, back.slot_NK)
+    buffers = buffers.view(num_ranks, plan.block_size, per_rank, capacity, dim)
     return start_exchange(buffers, plan, line), back
 
 
@@ -99,16 +98,6 @@ def _element_of_slot(routing: Routing) -> Tensor:
     places_VS = places_VEC.clamp(max=num_elements - 1).flatten(1)
     elements_VS = routing.sorted_elements_VN.gather(1, places_VS)
     return elements_VS.masked_fill(~is_filled_VEC.flatten(1), -1)
-
-
-def _token_of_slot(routing: Routing, num_tokens: int) -> Tensor:
-    elements_VS = _element_of_slot(routing)
-    return torch.where(elements_VS >= 0, elements_VS % max(1, num_tokens), -1)
-
-
-def _choice_of_slot(routing: Routing) -> Tensor:
-    num_tokens = routing.expert_ids_VTK.shape[1]
-    return _element_of_slot(routing).clamp(min=0) // max(1, num_tokens)
 
 
 def _slot_of_choice(routing: Routing) -> Tensor:

@@ -17,58 +17,64 @@ from user_dir.fast_moe.routing import Routing, invert_permutation
 
 
 @dataclass(frozen=True)
+class Travel:
+    """Which elements v·K·T + k·T + t leave in which order, and how many arrive."""
+
+    element_M: Tensor
+    counts_VBn: Tensor  # rows sent to each expert, on the CPU
+    # For each row in the experts' order its place as received, and the inverse of that; None: rows
+    # are received in the experts' order.
+    by_expert_M: Tensor | None
+    by_arrival_M: Tensor | None
+    send_counts: list[int]
+    receive_counts: list[int]
+    expert_counts: list[int]  # rows of each expert served here
+
+
+@dataclass(frozen=True)
 class DroplessReturn:
     """What becomes of tokens sent by `send_counts`."""
 
     routing: Routing
     plan: ExchangePlan
-    element_M: Tensor  # element v·K·T + k·T + t of each row sent
-    # For each row in the experts' order, its place as received; None: it is received in order.
-    by_expert_M: Tensor | None
-    send_counts: list[int]
-    receive_counts: list[int]
-    expert_counts: list[int]  # rows of each expert served here
-    counts_VBn: Tensor  # rows sent to each expert, on the CPU
+    travel: Travel
+    row_NK: Tensor  # row of each choice of token v·T + t; -1: not sent
+    token_M: Tensor  # token of each row sent
+    choice_M: Tensor  # which of the token's choices that is
     row_bytes: int
 
     def sent_bytes(self) -> tuple[int, int, int]:
         """There and back: within ranks, within nodes, between nodes; with the counts sent ahead."""
-        counts_VBn = self.counts_VBn
+        counts_VBn = self.travel.counts_VBn
         ahead = counts_VBn.shape[-1] * counts_VBn.element_size()
         return self.plan.sum_by_distance(2 * self.row_bytes * counts_VBn.sum(-1) + ahead)
 
     def at_experts(self, arrived_MD: Tensor) -> tuple[Tensor, list[int]]:
         """The rows, (M, D), grouped by expert, and how many each has."""
-        rows_MD, by_expert_M = arrived_MD, self.by_expert_M
-        if by_expert_M is not None:
-            inverse = invert_permutation(by_expert_M).unsqueeze(-1)
-            rows_MD = gather_rows(arrived_MD, by_expert_M, inverse)
-        return rows_MD, self.expert_counts
+        travel = self.travel
+        rows_MD = _reorder(arrived_MD, travel.by_expert_M, travel.by_arrival_M)
+        return rows_MD, travel.expert_counts
 
     def answer(self, outputs_MD: Tensor, line: Line | None) -> Exchange:
         """Send the experts' outputs back."""
-        arrived_MD, by_expert_M = outputs_MD, self.by_expert_M
-        if by_expert_M is not None:
-            arrived_order = invert_permutation(by_expert_M)
-            arrived_MD = gather_rows(outputs_MD, arrived_order, by_expert_M.unsqueeze(-1))
+        travel = self.travel
         return start_exchange_rows(
-            arrived_MD,
+            _reorder(outputs_MD, travel.by_arrival_M, travel.by_expert_M),
             self.plan,
-            send_counts=self.receive_counts,
-            receive_counts=self.send_counts,
+            send_counts=travel.receive_counts,
+            receive_counts=travel.send_counts,
             line=line,
         )
 
     def at_home(self, home_MD: Tensor) -> Tensor:
         """Add up the outputs by weight, (V, T, D)."""
-        routing, element_M = self.routing, self.element_M
-        num_ranks, num_tokens, num_choices = routing.expert_ids_VTK.shape
+        num_ranks, num_tokens, _ = self.routing.expert_ids_VTK.shape
         y = weighted_sum(
             home_MD,
-            routing.weights_VTK.flatten(0, 1).to(home_MD.dtype),
-            _row_of_choice(element_M, (num_ranks, num_tokens), num_choices),
-            _token_of_element(element_M, num_tokens, num_choices),
-            element_M // max(1, num_tokens) % num_choices,
+            self.routing.weights_VTK.flatten(0, 1).to(home_MD.dtype),
+            self.row_NK,
+            self.token_M,
+            self.choice_M,
         )
         return y.view(num_ranks, num_tokens, -1)
 
@@ -78,45 +84,33 @@ def send_counts(
 ) -> tuple[Exchange, DroplessReturn]:
     """Send every routed token; the exchange gives (M, D)."""
     travel = _travel_here(routing, plan) if plan.group is None else _travel_far(routing, plan)
-    element_M = travel.element_M
-    num_choices = routing.num_choices
-    tokens_M = _token_of_element(element_M, x_VTD.shape[1], num_choices)
-    inverse = _row_of_choice(element_M, x_VTD.shape[:2], num_choices)
-    rows_MD = gather_rows(x_VTD.flatten(0, 1), tokens_M, inverse)
+    element_M, num_choices, num_tokens = travel.element_M, routing.num_choices, x_VTD.shape[1]
     back = DroplessReturn(
         routing=routing,
         plan=plan,
-        element_M=element_M,
-        by_expert_M=travel.by_expert_M,
-        send_counts=travel.send_counts,
-        receive_counts=travel.receive_counts,
-        expert_counts=travel.expert_counts,
-        counts_VBn=travel.counts_VBn,
+        travel=travel,
+        row_NK=_row_of_choice(element_M, x_VTD.shape[:2], num_choices),
+        token_M=_token_of_element(element_M, num_tokens, num_choices),
+        choice_M=element_M // max(1, num_tokens) % num_choices,
         row_bytes=x_VTD.element_size() * x_VTD.shape[-1],
     )
-    exchange_rows = start_exchange_rows(
-        rows_MD,
+    rows = start_exchange_rows(
+        gather_rows(x_VTD.flatten(0, 1), back.token_M, back.row_NK),
         plan,
         send_counts=travel.send_counts,
         receive_counts=travel.receive_counts,
         line=line,
     )
-    return exchange_rows, back
+    return rows, back
 
 
-@dataclass(frozen=True)
-class _Travel:
-    """Which elements leave in which order, and how many arrive; see `DroplessReturn`."""
-
-    counts_VBn: Tensor
-    element_M: Tensor
-    by_expert_M: Tensor | None
-    send_counts: list[int]
-    receive_counts: list[int]
-    expert_counts: list[int]
+def _reorder(rows_MD: Tensor, order_M: Tensor | None, inverse_M: Tensor | None) -> Tensor:
+    if order_M is None or inverse_M is None:
+        return rows_MD
+    return gather_rows(rows_MD, order_M, inverse_M.unsqueeze(-1))
 
 
-def _travel_here(routing: Routing, plan: ExchangePlan) -> _Travel:
+def _travel_here(routing: Routing, plan: ExchangePlan) -> Travel:
     """Within one process rows can leave in the experts' order at once, and nothing is swapped."""
     num_ranks, num_experts = routing.counts_VE.shape
     block = plan.block_size
@@ -128,17 +122,18 @@ def _travel_here(routing: Routing, plan: ExchangePlan) -> _Travel:
     ranges = torch.arange(num_ranks * num_experts).view_as(counts_VBn)
     ranges = ranges.unflatten(0, (-1, block)).permute(0, 2, 3, 1).flatten()
     total = int(counts_VE.sum())
-    return _Travel(
+    return Travel(
         counts_VBn=counts_VBn,
         element_M=_elements_of_ranges(routing, counts_VBn.flatten(1), ranges),
         by_expert_M=None,
+        by_arrival_M=None,
         send_counts=[total],
         receive_counts=[total],
         expert_counts=by_expert.sum(-1).flatten().tolist(),
     )
 
 
-def _travel_far(routing: Routing, plan: ExchangePlan) -> _Travel:
+def _travel_far(routing: Routing, plan: ExchangePlan) -> Travel:
     num_ranks, num_experts = routing.counts_VE.shape
     block, per_rank = plan.block_size, num_experts // plan.block_size
     counts_VBn = routing.counts_VE.view(num_ranks, block, per_rank)
@@ -147,11 +142,12 @@ def _travel_far(routing: Routing, plan: ExchangePlan) -> _Travel:
     sizes = torch.stack([counts_VBn, received_VBn]).cpu()
     sent_in_order = sizes[0].flatten(0, 1)[plan.send_order]
     received_in_order = sizes[1].flatten(0, 1)[plan.receive_order]
-    by_expert_M = _expert_order(received_in_order, plan, per_rank)
-    return _Travel(
+    by_expert_M = _expert_order(received_in_order, plan, per_rank).to(counts_VBn.device)
+    return Travel(
         counts_VBn=sizes[0],
         element_M=_elements_of_ranges(routing, sizes[0].sum(-1), plan.send_order),
-        by_expert_M=by_expert_M.to(counts_VBn.device),
+        by_expert_M=by_expert_M,
+        by_arrival_M=invert_permutation(by_expert_M),
         send_counts=_split_sums(sent_in_order, plan.send_splits),
         receive_counts=_split_sums(received_in_order, plan.receive_splits),
         expert_counts=sizes[1].transpose(1, 2).flatten(0, 1).sum(dim=1).tolist(),

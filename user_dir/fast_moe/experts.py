@@ -82,7 +82,11 @@ class ExpertFFN(ShardedExperts):
         return apply_experts(rows, counts, weights, activate=self._activate, backend=self.backend)
 
     def _activate(self, hidden: Tensor) -> Tensor:
-        return F.dropout(self.activation_fn(hidden), self.activation_dropout, self.training)
+        if self.activation_fn is F.relu:
+            hidden = hidden.relu_()  # its gradient needs only the output, and nobody else reads it
+        else:
+            hidden = self.activation_fn(hidden)
+        return F.dropout(hidden, self.activation_dropout, self.training)
 
 
 def _draw_expert(dim: int, hidden_dim: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
