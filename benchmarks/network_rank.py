@@ -14,12 +14,13 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.two_nodes import COUNTER, NODES, NUM_RANKS, RANKS_PER_NODE
+from user_dir.fast_moe.clustered_stack import ClusteredMoeStack
 from user_dir.fast_moe.config import MoeConfig
+from user_dir.fast_moe.layer_builder import MoeParts, StackConfig
 from user_dir.fast_moe.moe import EfficientMoeLayer
 from user_dir.fast_moe.statistics import LayerSums
 from user_dir.fast_moe.tokens import rank_tokens
 from user_dir.fast_moe.topology import Layout, Topology
-from user_dir.fast_moe.transformer_layers import ClusteredMoeStack, MoeParts, StackConfig
 from user_dir.fast_moe.wire import Posted
 
 NUM_EXPERTS, NUM_LAYERS = 8, 6

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from tests.support.scenarios import _from_all
 from tests.support.stack_cases import DIM, HIDDEN, StackCase, inputs_of
+from user_dir.fast_moe.clustered_stack import ClusteredMoeStack
 from user_dir.fast_moe.expert_sharding import gather_experts
+from user_dir.fast_moe.layer_builder import MoeParts, StackConfig
 from user_dir.fast_moe.tokens import rank_tokens
 from user_dir.fast_moe.topology import Layout, Topology
-from user_dir.fast_moe.transformer_layers import ClusteredMoeStack, MoeParts, StackConfig
 
 
 @dataclass

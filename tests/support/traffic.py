@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 
 from user_dir.fast_moe.config import MoeConfig
+from user_dir.fast_moe.layer_builder import MoeParts, StackConfig, build_moe_layer
 from user_dir.fast_moe.shares import Shares
 from user_dir.fast_moe.statistics import LayerSums
 from user_dir.fast_moe.tokens import RankedTokens, agree_on_sizes
 from user_dir.fast_moe.topology import Layout, Topology
-from user_dir.fast_moe.transformer_layers import MoeParts, StackConfig, build_moe_layer
 
 NODES, RANKS_PER_NODE, NUM_EXPERTS = 2, 2, 8
 NUM_RANKS, PER_RANK = NODES * RANKS_PER_NODE, NUM_EXPERTS // 4
