@@ -63,6 +63,7 @@ def main() -> None:
     if rank == 0:
         print(json.dumps(results))
     dist.barrier()
+    dist.destroy_process_group()
 
 
 def _time_in_turns(steps: dict[str, "_Step"], *, repeat: int) -> dict[str, dict]:

@@ -20,6 +20,9 @@ NAMES = (
     "seq, noise",
     "seq, all within nodes",
     "feat",
+    "feat, dropless",
+    "feat, ragged",
+    "cluster, seq",
 )
 
 

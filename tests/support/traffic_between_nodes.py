@@ -29,6 +29,7 @@ def main() -> None:
     if rank % RANKS_PER_NODE == 0:
         print(int(COUNTER.read_text()) - before, flush=True)
     dist.barrier()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

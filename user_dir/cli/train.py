@@ -122,6 +122,7 @@ def _train(arguments: list[str]) -> None:
     # Importing fairseq's tasks has set up logging by accident; its entry point does it on purpose.
     logging.getLogger().handlers.clear()
 
+    import torch
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.distributed import utils as distributed_utils
@@ -138,6 +139,9 @@ def _train(arguments: list[str]) -> None:
     if args.criterion == "moe_cross_entropy":  # through which the processes agree
         _stop_on_signals(cfg)
     distributed_utils.call_main(cfg, fairseq_main)
+    if torch.distributed.is_initialized():
+        # Threads of a group that is still there when Python ends can abort the process.
+        torch.distributed.destroy_process_group()
 
 
 def _stop_on_signals(cfg) -> None:
