@@ -43,7 +43,7 @@ class CapacityReturn:
         num_ranks, num_experts = self.routing.counts_VE.shape
         capacity, block = self.routing.capacity, self.plan.block_size
         assert capacity is not None
-        outputs = outputs_LMD.view(num_ranks, num_experts // block, block, capacity, -1)
+        outputs = outputs_LMD.reshape(num_ranks, num_experts // block, block, capacity, -1)
         return start_exchange(outputs.transpose(1, 2).contiguous(), self.plan, line)
 
     def at_home(self, home_VBnCD: Tensor) -> Tensor:
