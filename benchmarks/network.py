@@ -1,6 +1,6 @@
 """Times a step of mixtures over a slow network: 2 nodes x 2 ranks, made of network namespaces.
 
-    python -m benchmarks.network        (root, iproute2; about six minutes)
+    python -m benchmarks.network        (root, iproute2; about five minutes)
 
 The link between the nodes is shaped so that GShard spends about two thirds, then four fifths, of
 its step in exchange: the time in which a rank waits for rows, measured. A first bandwidth follows
@@ -13,8 +13,10 @@ GShard waits, and b the variant's bytes between nodes over GShard's. It takes th
 arithmetic for GShard's, and its exchanges inside a node for free.
 """
 
+import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -49,8 +51,7 @@ HEADER = (
 def main() -> None:
     """Measure without a limit, find the bandwidths, measure with them; print tables, write JSON."""
     args = parse_arguments(__doc__)
-    if os.geteuid():
-        sys.exit("benchmarks.network makes network namespaces and needs root")
+    _refuse(args)
     size = SMALL if args.small else SIZE
     try:
         with two_nodes() as names:
@@ -60,6 +61,19 @@ def main() -> None:
     for record in records:
         print(_title(record), format_markdown(HEADER, table_rows(record)), sep="\n\n", end="\n\n")
     print(f"written to {write_results('network', records, args)}")
+
+
+def _refuse(args: argparse.Namespace) -> None:
+    """End the program with one sentence where it cannot do what it was asked for."""
+    if args.device.type != "cpu":
+        sys.exit(f"benchmarks.network runs on a CPU, not on --device {args.device}")
+    if args.full:
+        sys.exit("benchmarks.network has no larger grid; leave --full out")
+    if os.geteuid():
+        sys.exit("benchmarks.network makes network namespaces and needs root")
+    for command in ("ip", "tc"):
+        if not shutil.which(command):
+            sys.exit(f"benchmarks.network needs the command {command}; apt-get install iproute2")
 
 
 def _measure_all(names: Sequence[str], size: StepSize, *, repeat: int) -> list[dict]:
@@ -131,24 +145,15 @@ def table_rows(record: dict) -> list[list[str]]:
     for name, times in record["variants"].items():
         limit = 1 / (1 - share + share * times["formula"] / gshard["formula"])
         serial = statistics.median(times["serial"])
-        overlapped = statistics.median(times["overlap"] or [serial])
-        speedup = f"{base / overlapped:.2f}"
-        hidden = f"{(serial - overlapped) / _seconds_on_link(times, record['mbit']):.0%}"
-        has_overlap = bool(times["overlap"])
-        rows.append(
-            [
-                name,
-                _range(times["serial"]),
-                _range(times["overlap"]) if has_overlap else "",
-                f"{times['bytes'] / 1e6:.2f}",
-                f"{times['bytes'] / times['formula']:.3f}",
-                f"{limit:.2f}",
-                f"{base / serial:.2f}",
-                f"{base / serial / limit:.0%}",
-                speedup if has_overlap else "",
-                hidden if has_overlap else "",
-            ]
-        )
+        cells = [name, _range(times["serial"]), "", f"{times['bytes'] / 1e6:.2f}"]
+        cells += [f"{times['bytes'] / times['formula']:.3f}", f"{limit:.2f}"]
+        cells += [f"{base / serial:.2f}", f"{base / serial / limit:.0%}", "", ""]
+        if times["overlap"]:
+            overlapped = statistics.median(times["overlap"])
+            on_link = _seconds_on_link(times, record["mbit"])
+            cells[2] = _range(times["overlap"])
+            cells[-2:] = [f"{base / overlapped:.2f}", f"{(serial - overlapped) / on_link:.0%}"]
+        rows.append(cells)
     return rows
 
 

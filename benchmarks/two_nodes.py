@@ -19,7 +19,8 @@ def two_nodes() -> Iterator[list[str]]:
     """Make two namespaces whose eth0 are linked; gives their names.
 
     Raises:
-        CalledProcessError: not root, no iproute2, or no namespaces here; ``stderr`` says which.
+        CalledProcessError: not root, or no namespaces here; ``stderr`` says which.
+        FileNotFoundError: no iproute2.
     """
     names = [f"scomoe{os.getpid()}n{node}" for node in range(NODES)]
     links = [f"sc{os.getpid() % 100000}v{node}" for node in range(NODES)]

@@ -145,3 +145,11 @@ def test_the_network_table_takes_its_limit_from_bytes_and_waiting():
     assert (seq["overlap"], seq["of formula"]) == ("1.50", "1.010")
     # A node's 3.03 MB take a second at 24.24 Mbit/s; overlap takes half of it off the step.
     assert seq["hidden"] == "50%"
+
+
+@pytest.mark.parametrize(("option", "named"), [("--device=cuda", "--device"), ("--full", "--full")])
+def test_the_network_refuses_what_it_cannot_do(option, named, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["network", option, "--results", str(tmp_path)])
+    with pytest.raises(SystemExit, match=named):
+        network.main()
+    assert not list(tmp_path.iterdir())

@@ -99,7 +99,7 @@ def add_moe_options(parser) -> None:
         "--moe-exchange-schedule",
         choices=EXCHANGE_SCHEDULES,
         help="overlap: with SCoMoE, experts work on near tokens while far ones travel; serial: one "
-        "reach after the other. Same results up to rounding (default: overlap)",
+        "exchange after the other. Same results up to rounding (default: overlap)",
     )
     add(
         "--moe-nodes",
