@@ -17,8 +17,8 @@ COMMANDS = (
 # Plain C++ without torch's headers: it compiles in seconds. Optional, because the same algorithm
 # in torch takes its place where there is no compiler.
 KERNEL = Extension(
-    "user_dir.fast_moe._balanced_assignment",
-    sources=["user_dir/fast_moe/csrc/balanced_assignment.cpp"],
+    "user_dir.fast_moe.routing._balanced_assignment",
+    sources=["user_dir/fast_moe/routing/csrc/balanced_assignment.cpp"],
     extra_compile_args=["-O3", "-std=c++17"],
     language="c++",
     optional=True,

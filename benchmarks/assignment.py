@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Timing, parse_arguments, time_once, write_results
-from user_dir.fast_moe import assignment
-from user_dir.text.tables import format_markdown
+from user_dir.fast_moe.routing import assignment
+from user_dir.text.scoring.tables import format_markdown
 
 LIMIT_SECONDS = 15.0
 HEADER = ("scores", "solver", "ms", "quality", "valid")

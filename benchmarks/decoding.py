@@ -33,7 +33,7 @@ from benchmarks.decoding_models import (
 )
 from benchmarks.timing import Timing, parse_arguments, profile_table, write_results
 from benchmarks.trainers import require_fairseq
-from user_dir.text.tables import format_markdown
+from user_dir.text.scoring.tables import format_markdown
 
 BEAM, MAX_LEN = 5, 100
 BUDGET_SECONDS = 240.0  # for all rounds, without --full
@@ -172,8 +172,8 @@ def share_equal(first: Sequence[str], second: Sequence[str]) -> float:
 
 def profile_decoding(work: Work, model: str, device: torch.device, rows: int = 30) -> str:
     """Where scomoe-translate spends the time of one batch, in this process."""
-    from user_dir.cli.decoding import Batch, Decoding, Translator
     from user_dir.text.subwords import Subwords
+    from user_dir.translation.translator import Batch, Decoding, Translator
 
     translator = Translator(
         Decoding(

@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from benchmarks.one_hot import OneHotMoe
 from benchmarks.timing import measure, parse_arguments, peak_memory, profile_table, write_results
 from user_dir.fast_moe.config import CapacityRule
-from user_dir.fast_moe.experts import ExpertFFN
+from user_dir.fast_moe.experts.ffn import ExpertFFN
 from user_dir.fast_moe.gates import GShardGate, SwitchGate
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
-from user_dir.fast_moe.tokens import rank_tokens
-from user_dir.fast_moe.topology import Layout, Topology
-from user_dir.text.tables import format_markdown
+from user_dir.fast_moe.tokens.ranked import rank_tokens
+from user_dir.text.scoring.tables import format_markdown
 
 CELL_SECONDS = 20.0  # for the rounds of one cell
 HEADER = (
@@ -161,8 +162,9 @@ def prepare(cell: Cell, device: torch.device) -> dict[str, Callable[[], object]]
     x_TD = torch.randn(cell.tokens, cell.dim, device=device).to(dtype)
 
     def run_layer(x: Tensor) -> list[Tensor]:
-        output = layer(x.unsqueeze(0), tokens)
-        return [output.y_VTD, output.report.balance_loss_V.sum()]
+        y_VTD, report = layer(x.unsqueeze(0), tokens)
+        assert report is not None and report.balance_loss_V is not None
+        return [y_VTD, report.balance_loss_V.sum()]
 
     x_dense = torch.randn(cell.rows, cell.dim, device=device).to(dtype)
     functions = {

@@ -17,8 +17,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from user_dir.text.tables import format_markdown
-from user_dir.text.train_log import read_train_log, records
+from user_dir.text.scoring.tables import format_markdown
+from user_dir.text.scoring.train_log import read_train_log, records
 
 ROOT = Path(__file__).resolve().parents[1]
 

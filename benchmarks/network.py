@@ -28,7 +28,7 @@ from pathlib import Path
 from benchmarks.network_rank import STACKS, StepSize
 from benchmarks.timing import parse_arguments, write_results
 from benchmarks.two_nodes import NODES, read_ranks, shape, start_ranks, two_nodes
-from user_dir.text.tables import format_markdown
+from user_dir.text.scoring.tables import format_markdown
 
 # GShard's share of the step in exchange.
 SHARES = (2 / 3, 4 / 5)

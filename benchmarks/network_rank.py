@@ -14,26 +14,28 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.two_nodes import COUNTER, NODES, NUM_RANKS, RANKS_PER_NODE
-from user_dir.fast_moe.clustered_stack import ClusteredMoeStack
-from user_dir.fast_moe.config import MoeConfig
-from user_dir.fast_moe.layer_builder import MoeParts, StackConfig
+from user_dir.fast_moe.build import ExpertSizes, MoeParts
+from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.exchange.old_wire import Posted
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
-from user_dir.fast_moe.statistics import LayerSums
-from user_dir.fast_moe.tokens import rank_tokens
-from user_dir.fast_moe.topology import Layout, Topology
-from user_dir.fast_moe.wire import Posted
+from user_dir.fast_moe.report import LayerSums
+from user_dir.fast_moe.tokens.ranked import rank_tokens
+from user_dir.transformer.mixture_tail import MixtureTail
+from user_dir.transformer.sublayers import SublayerConfig
 
 NUM_EXPERTS, NUM_LAYERS = 8, 6
 SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
 FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
 # By name: options, and the mixtures of the stack; as in the model the first one is not SCoMoE's.
 STACKS = {
-    "gshard": ({}, ("plain",) * NUM_LAYERS),
-    "seq": (SEQ, ("plain", *("seq",) * (NUM_LAYERS - 1))),
-    "feat": (FEAT, ("plain", *("feat",) * (NUM_LAYERS - 1))),
-    "seq+cluster": (SEQ, ("cluster", *("seq",) * (NUM_LAYERS - 1))),
-    "feat+cluster": (FEAT, ("cluster", *("feat",) * (NUM_LAYERS - 1))),
-    "seq, all layers": (SEQ, ("seq",) * NUM_LAYERS),
+    "gshard": ({}, (LayerKind.PLAIN,) * NUM_LAYERS),
+    "seq": (SEQ, (LayerKind.PLAIN, *(LayerKind.SEQ,) * (NUM_LAYERS - 1))),
+    "feat": (FEAT, (LayerKind.PLAIN, *(LayerKind.FEAT,) * (NUM_LAYERS - 1))),
+    "seq+cluster": (SEQ, (LayerKind.CLUSTER, *(LayerKind.SEQ,) * (NUM_LAYERS - 1))),
+    "feat+cluster": (FEAT, (LayerKind.CLUSTER, *(LayerKind.FEAT,) * (NUM_LAYERS - 1))),
+    "seq, all layers": (SEQ, (LayerKind.SEQ,) * NUM_LAYERS),
 }
 
 
@@ -112,22 +114,23 @@ class _Step:
     """A forward and backward pass of a stack of mixtures."""
 
     def __init__(
-        self, topology: Topology, size: StepSize, options: dict, kinds: tuple[str, ...]
+        self, topology: Topology, size: StepSize, options: dict, kinds: tuple[LayerKind, ...]
     ) -> None:
         config = MoeConfig.from_args(
             Namespace(
                 moe_freq=2,
                 moe_expert_count=NUM_EXPERTS,
                 reorder_layers=True,
-                token_cluster="cluster" in kinds,
+                token_cluster=LayerKind.CLUSTER in kinds,
                 **options,
             )
         )
         parts = MoeParts(config=config, topology=topology)
-        widths = StackConfig("encoder", size.dim, size.hidden, "relu", 0.0, 0.0, True)
+        sizes = ExpertSizes(size.dim, size.hidden)
+        of_sublayers = SublayerConfig("encoder", sizes, dropout=0.0, normalize_before=True)
         recomputation = SimpleNamespace(checkpoint_activations=False, offload_activations=False)
         torch.manual_seed(1)
-        self.stack = ClusteredMoeStack(parts, widths, kinds, recomputation)
+        self.stack = MixtureTail(parts, of_sublayers, kinds, recomputation)
         self.tokens = rank_tokens(
             torch.zeros(size.sentences, size.length, dtype=torch.bool),
             torch.zeros(size.sentences, dtype=torch.int64),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from user_dir.fast_moe.experts import ExpertFFN
+from user_dir.fast_moe.experts.ffn import ExpertFFN
 from user_dir.fast_moe.gates import GShardGate, SwitchGate
 
 

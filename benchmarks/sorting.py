@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import measure, parse_arguments, peak_memory, write_results
-from user_dir.fast_moe.sorting import differentiable_sort
-from user_dir.text.tables import format_markdown
+from user_dir.fast_moe.clustering.sorting import differentiable_sort
+from user_dir.text.scoring.tables import format_markdown
 
 TEMPERATURE = 0.5
 # Tokens, width, groups.

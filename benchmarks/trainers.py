@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from user_dir.cli import make_dummy_corpus
-from user_dir.fast_moe.experts import ExpertFFN
+from user_dir.fast_moe.experts.ffn import ExpertFFN
 
 LANGUAGES = ("en", "fr")
 

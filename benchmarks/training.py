@@ -36,7 +36,7 @@ from benchmarks.trainers import (
     silence,
     train,
 )
-from user_dir.text.tables import format_markdown
+from user_dir.text.scoring.tables import format_markdown
 
 HEADER = (
     "model",

@@ -70,7 +70,7 @@ venv_is_usable() {
 
 fingerprint() {
   shopt -s nullglob
-  local inputs=(requirements.lock setup.py tools/install.sh user_dir/fast_moe/csrc/*.cpp)
+  local inputs=(requirements.lock setup.py tools/install.sh user_dir/fast_moe/routing/csrc/*.cpp)
   { "$venv/bin/python" --version && cat "${inputs[@]}"; } | sha256sum
 }
 

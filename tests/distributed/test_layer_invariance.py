@@ -7,7 +7,7 @@ from tests.support.ranks import run_processes
 from tests.support.scenarios import MISALIGNED, SCENARIOS, as_dict, run_layer
 from tests.support.stack_cases import CASES
 from tests.support.stacks import run_stack
-from user_dir.fast_moe.statistics import COLUMNS
+from user_dir.fast_moe.report import COLUMNS
 
 
 def run_all(scenarios):

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from tests.support.ranks import run_processes
 from tests.support.stack_cases import CASES
 from tests.support.stacks import run_stack
-from user_dir.fast_moe import collectives
+from user_dir.fast_moe.exchange import all_to_all as collectives
 
 NAMES = (
     "seq",

@@ -5,7 +5,7 @@ import torch
 
 from tests.support.devices import IS_CUDA
 from user_dir.fast_moe import gates
-from user_dir.fast_moe.assignment import approximate_assignment
+from user_dir.fast_moe.routing.assignment import approximate_assignment
 
 
 @pytest.fixture(scope="session", autouse=True)

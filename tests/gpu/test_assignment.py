@@ -5,7 +5,7 @@ import torch
 
 from tests.support.assignments import assert_valid, family, sum_of
 from tests.support.devices import DEVICE, no_host_sync
-from user_dir.fast_moe.assignment import approximate_assignment, balanced_assignment
+from user_dir.fast_moe.routing.assignment import approximate_assignment, balanced_assignment
 
 FAMILIES = ["normal", "integers", "outer product", "ranked", "same rows", "skewed", "constant rows"]
 SIZES = [(0, 4), (1, 1), (3, 8), (64, 8), (203, 7), (8192, 64)]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tests.support.chains import relative_error
 from tests.support.devices import DEVICE
-from user_dir.fast_moe.expert_backends import apply_experts
+from user_dir.fast_moe.experts.backends import apply_experts
 
 DIM, HIDDEN = 64, 128
 SHAPES = {

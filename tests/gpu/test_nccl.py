@@ -12,8 +12,8 @@ from tests.gpu.checks import check_never_waits
 from tests.support.chains import FIXED_CAPACITY, VARIANTS, assert_near, run_chain
 from tests.support.devices import DEVICE, IS_CUDA
 from tests.support.ranks import run_processes
-from user_dir.fast_moe import collectives
-from user_dir.fast_moe.exchange_plan import ExchangePlan
+from user_dir.fast_moe.exchange import all_to_all as collectives
+from user_dir.fast_moe.exchange.plan import ExchangePlan
 
 BACKEND = "nccl" if IS_CUDA else "gloo"
 CASES = {case.name: case for case in VARIANTS if case.training and "fewer experts" not in case.name}

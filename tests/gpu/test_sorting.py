@@ -5,7 +5,7 @@ import torch
 
 from tests.support.chains import relative_error
 from tests.support.devices import DEVICE, no_host_sync
-from user_dir.fast_moe.sorting import differentiable_sort
+from user_dir.fast_moe.clustering.sorting import differentiable_sort
 
 NEAR = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 

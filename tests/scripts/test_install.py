@@ -174,7 +174,7 @@ def test_a_changed_input_installs_again_and_keeps_what_fits(machine: Machine, ch
     machine.add_python("python3.11", "3.11")
     assert machine.install().returncode == 0
     if changed == "csrc":
-        source = machine.repository / "user_dir/fast_moe/csrc/kernel.cpp"
+        source = machine.repository / "user_dir/fast_moe/routing/csrc/kernel.cpp"
         source.parent.mkdir(parents=True)
         source.write_text("int x;\n")
     else:

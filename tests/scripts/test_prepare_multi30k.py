@@ -138,7 +138,7 @@ def test_an_existing_corpus_stays_unless_a_complete_one_replaces_it(raw, tmp_pat
 
 def test_a_terminated_run_removes_its_unfinished_folder(raw, tmp_path):
     code = (
-        "import sys, time, user_dir.cli.corpus_common as common\n"
+        "import sys, time, user_dir.cli.preparing.prepared_folder as common\n"
         "common.write_pieces = lambda *_: (print('half way', flush=True), time.sleep(60))\n"
         "from user_dir.cli.prepare_multi30k import main\n"
         "sys.exit(main(sys.argv[1:]))"
@@ -197,8 +197,8 @@ def test_a_language_that_the_mirror_lacks_is_named(tmp_path, mirror, capsys):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the Multi30k corpus is not on this machine")
 def test_the_real_corpus_is_read_completely(tmp_path):
-    from user_dir.text.multi30k import read_multi30k
     from user_dir.text.pairs import parse_directions
+    from user_dir.text.sources.multi30k import read_multi30k
 
     corpus = read_multi30k(SHARED, parse_directions("en-de,de-en,cs-fr"))
     counts = {split: len(sides[0]) for (split, _), sides in corpus.texts.items()}

@@ -72,7 +72,7 @@ def test_long_sentences_go_from_training_and_dropped_lines_are_told(prepared):
 
 def test_the_test_sets_are_read_by_the_evaluation(prepared):
     from user_dir.text.pairs import parse_directions
-    from user_dir.text.translations import read_test_set
+    from user_dir.text.scoring.test_sets import read_test_set
 
     out, _ = prepared
     for direction in parse_directions((out / "bin/test_pairs.txt").read_text().strip()):

@@ -233,7 +233,7 @@ def test_given_checksums_are_compared(raw, tmp_path, capsys):
 
 def test_a_terminated_run_leaves_no_worker_and_goes_on_later(raw, prepared, tmp_path):
     code = (
-        "import sys, time, user_dir.text.encoding as encoding\n"
+        "import sys, time, user_dir.text.large.encoding as encoding\n"
         "def encode_lines(*_): time.sleep(60)\n"
         "encoding.encode_lines = encode_lines\n"
         "from user_dir.cli.prepare_wmt_en_fr import main\n"

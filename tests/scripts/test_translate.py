@@ -14,12 +14,12 @@ import torch
 from tests.scripts.conftest import MAX_POSITIONS, Trained
 from tests.support.commands import ROOT, environment, module, run
 from user_dir.cli import translate
-from user_dir.cli.decoding import Batch
-from user_dir.cli.sentences import make_batches
-from user_dir.cli.translation_options import resolve
-from user_dir.cli.workers import translate_in_processes
-from user_dir.fast_moe.errors import UserError
+from user_dir.errors import UserError
 from user_dir.text.subwords import Subwords
+from user_dir.translation.options import resolve
+from user_dir.translation.sentences import make_batches
+from user_dir.translation.translator import Batch
+from user_dir.translation.workers import translate_in_processes
 
 
 def translate_file(model: Trained, source: Path, *options: str | Path) -> list[str]:

@@ -1,6 +1,6 @@
 """A stack of mixtures on any device and in any precision; needs no fairseq.
 
-`ClusteredMoeStack` does the same with its layers, its norms and its dense layer aside.
+`MixtureTail` does the same with its layers, its norms and its dense layer aside.
 """
 
 import contextlib
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.support.stack_cases import CASES, DIM, StackCase, inputs_of
-from user_dir.fast_moe.clustering import ClusteringRule
-from user_dir.fast_moe.config import MoeConfig
-from user_dir.fast_moe.experts import ExpertFFN
-from user_dir.fast_moe.gates import BalanceGate, GShardGate, SwitchGate
-from user_dir.fast_moe.moe import EfficientMoeLayer, MoeOutput
-from user_dir.fast_moe.tokens import PlacedTokens, rank_tokens
-from user_dir.fast_moe.topology import Layout, Topology
+from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_moe_layer
+from user_dir.fast_moe.config import LayerKind
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.moe import EfficientMoeLayer
+from user_dir.fast_moe.report import MoeReport
+from user_dir.fast_moe.tokens.ranked import PlacedTokens, rank_tokens
 
 HIDDEN = 48  # a multiple of 16 bytes in every precision
 
@@ -26,20 +26,20 @@ HIDDEN = 48  # a multiple of 16 bytes in every precision
 class Chain(nn.Module):
     """Mixtures that follow each other, each with a norm before and the residual around it."""
 
-    def __init__(self, case: StackCase, topology: Topology):
+    def __init__(self, case: StackCase, parts: MoeParts):
         super().__init__()
         self.recompute = case.recompute
         self.is_decoder = case.stack == "decoder"
         self.layers = nn.ModuleList(
-            build_mixture(case.config, topology, kind=kind, name=f"{case.stack}.moe{index}")
+            build_mixture(parts, kind=kind, name=f"{case.stack}.moe{index}")
             for index, kind in enumerate(case.kinds)
         )
 
-    def forward(self, x_SBD: Tensor, tokens: PlacedTokens) -> tuple[Tensor, list[MoeOutput]]:
+    def forward(self, x_SBD: Tensor, tokens: PlacedTokens) -> tuple[Tensor, list[MoeReport]]:
         x_VTD = tokens.collect(x_SBD)
-        here, clusters, outputs = tokens, None, []
+        here, clusters, reports = tokens, None, []
         for layer in self.layers:
-            if layer.kind == "cluster":
+            if layer.kind is LayerKind.CLUSTER:
                 x_VTD, clusters = layer.token_clustering_moe(
                     x_VTD,
                     tokens,
@@ -51,11 +51,12 @@ class Chain(nn.Module):
                 weight_VT1 = layer.cluster_weight(x_VTD, clusters)
                 x_VTD = x_VTD + (y_VTD if weight_VT1 is None else y_VTD * weight_VT1)
             else:
-                outputs.append(self._run(layer, norm(x_VTD), here))
-                x_VTD = x_VTD + outputs[-1].y_VTD
+                y_VTD, report = self._run(layer, norm(x_VTD), here)
+                reports.append(report)
+                x_VTD = x_VTD + y_VTD
         if clusters is not None:
             x_VTD = clusters.restore(x_VTD)
-        return tokens.scatter(x_VTD, x_SBD), outputs
+        return tokens.scatter(x_VTD, x_SBD), reports
 
     def _run(self, function, *args):
         return (
@@ -67,56 +68,13 @@ def norm(x_VTD: Tensor) -> Tensor:
     return F.layer_norm(x_VTD, x_VTD.shape[-1:])
 
 
-def build_mixture(
-    config: MoeConfig, topology: Topology, *, kind: str, name: str
-) -> EfficientMoeLayer:
-    """A layer of one of the kinds of `EfficientMoeLayer`."""
-    clustering = ClusteringRule(config.gate_type, config.temperature, config.inference_routing)
-    experts: nn.Module = build_experts(config, topology, dim=DIM)
-    if kind == "feat":
-        features = config.shares.features(DIM)
-        experts = nn.ModuleDict(
-            {
-                reach.value: build_experts(config, topology, dim=features[reach])
-                for reach in config.shares.reaches()
-            }
-        )
-    return EfficientMoeLayer(
-        gate=build_gate(config, topology, kind=kind),
-        experts=experts,
-        topology=topology,
-        capacity=config.capacity,
-        name=name,
-        kind=kind,
-        shares=config.shares if kind != "plain" and config.scomoe_type != "none" else None,
-        clustering=clustering if kind == "cluster" else None,
-        overlap=config.exchange_schedule == "overlap",
-    )
-
-
-def build_gate(
-    config: MoeConfig, topology: Topology, *, kind: str
-) -> SwitchGate | GShardGate | BalanceGate:
-    """A gate whose decisions are clear enough for experts to overflow."""
-    common = {"dim": DIM, "num_experts": config.num_experts, "use_fp32": config.gating_use_fp32}
-    routing = {**common, "prioritize": config.prioritized_routing}
-    gate: SwitchGate | GShardGate | BalanceGate
-    if kind == "cluster":
-        by_node = config.shares.local == 0 and config.shares.node < 1
-        num_groups = topology.layout.num_nodes if by_node else config.num_experts
-        gate = BalanceGate(num_groups=num_groups, **common)
-    elif config.top1:
-        gate = SwitchGate(**routing)
-    else:
-        gate = GShardGate(second_policy=config.second_expert_policy, **routing)
+def build_mixture(parts: MoeParts, *, kind: LayerKind, name: str) -> EfficientMoeLayer:
+    """A layer whose gate is decided enough for experts to overflow."""
+    layer = build_moe_layer(parts, ExpertSizes(DIM, HIDDEN), kind=kind, name=name)
     with torch.no_grad():
-        for parameter in gate.parameters():
+        for parameter in layer.gate.parameters():
             parameter.mul_(4)
-    return gate
-
-
-def build_experts(config: MoeConfig, topology: Topology, *, dim: int) -> ExpertFFN:
-    return ExpertFFN(dim=dim, hidden_dim=HIDDEN, topology=topology, backend=config.expert_backend)
+    return layer
 
 
 def build_chain(
@@ -125,7 +83,7 @@ def build_chain(
     """Weights that every precision holds exactly, so that only the arithmetic differs."""
     torch.manual_seed(7)
     topology = Topology(Layout(*case.layout), num_experts=case.config.num_experts)
-    chain = Chain(case, topology).to(torch.bfloat16)
+    chain = Chain(case, MoeParts(case.config, topology)).to(torch.bfloat16)
     return chain.to(device=device, dtype=dtype).train(case.training)
 
 
@@ -191,16 +149,16 @@ def pass_through(
     device = x_SBD.device.type
     precision = torch.autocast(device, autocast) if autocast else contextlib.nullcontext()
     with precision:
-        y_SBD, outputs = chain(x_SBD, tokens)
+        y_SBD, reports = chain(x_SBD, tokens)
     loss = (y_SBD * weight_SBD).sum()
-    for output in outputs:
-        loss = loss + 0.3 * output.report.balance_loss_V.sum()
+    for report in reports:
+        loss = loss + 0.3 * report.balance_loss_V.sum()
     loss.backward()
     parameters = dict(chain.named_parameters())
     return {
         "added": y_SBD - x_SBD,
         "x.grad": x_SBD.grad,
-        **{f"balance.{i}": output.report.balance_loss_V for i, output in enumerate(outputs)},
+        **{f"balance.{i}": report.balance_loss_V for i, report in enumerate(reports)},
         **{
             f"{name}.grad": torch.zeros_like(p) if p.grad is None else p.grad
             for name, p in parameters.items()
@@ -270,5 +228,5 @@ VARIANTS = [
 FIXED_CAPACITY = [
     case
     for case in VARIANTS
-    if case.training and "cluster" not in case.kinds and case.config.capacity_factor > 0
+    if case.training and LayerKind.CLUSTER not in case.kinds and case.config.capacity_factor > 0
 ]

@@ -7,13 +7,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from user_dir.fast_moe.config import CapacityRule
-from user_dir.fast_moe.expert_sharding import gather_experts, sum_over_replicas
-from user_dir.fast_moe.experts import ExpertFFN
+from user_dir.fast_moe.experts.ffn import ExpertFFN
+from user_dir.fast_moe.experts.sharding import gather_experts, sum_over_replicas
 from user_dir.fast_moe.gates import GShardGate, SwitchGate
+from user_dir.fast_moe.layout.processes import Layout, running_processes
+from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
-from user_dir.fast_moe.noise import NoiseKey
-from user_dir.fast_moe.tokens import rank_tokens
-from user_dir.fast_moe.topology import Layout, Topology, running_processes
+from user_dir.fast_moe.tokens.noise import NoiseKey
+from user_dir.fast_moe.tokens.ranked import rank_tokens
 
 DIM, HIDDEN = 8, 12
 WEIGHTS = ("weight1_LDH", "bias1_LH", "weight2_LHD", "bias2_LD")
@@ -188,9 +189,9 @@ def run_layer(scenario: Scenario, *, device: torch.device | str = "cpu") -> Laye
     x_BSD = x_BSD.index_put(tuple((~is_pad_BS).nonzero().T), torch.cat(inputs))
     weight_BSD[~is_pad_BS] = torch.cat(weights)
     x_SBD = x_BSD.transpose(0, 1).to(device)
-    output = layer(tokens.collect(x_SBD), tokens)
-    y_BSD = tokens.scatter(output.y_VTD, x_SBD).transpose(0, 1).cpu()
-    balance_loss_V = output.report.balance_loss_V.cpu()
+    y_VTD, report = layer(tokens.collect(x_SBD), tokens)
+    y_BSD = tokens.scatter(y_VTD, x_SBD).transpose(0, 1).cpu()
+    balance_loss_V = report.balance_loss_V.cpu()
     loss = (y_BSD * weight_BSD).sum() + 0.3 * balance_loss_V.sum()
     loss.backward()
 
@@ -206,7 +207,7 @@ def run_layer(scenario: Scenario, *, device: torch.device | str = "cpu") -> Laye
         input_grads=_from_all([x.grad for x in inputs]),
         gate_grad=gate_grad,
         expert_grads=[gather_experts(p.grad, topology) for p in experts],
-        sums=sum(_from_all([output.report.sums.cpu()])),
+        sums=sum(_from_all([report.sums.cpu()])),
     )
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from user_dir.fast_moe.config import MoeConfig
-from user_dir.fast_moe.layer_plan import plan_stack
-from user_dir.fast_moe.noise import NoiseKey
+from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.tokens.noise import NoiseKey
+from user_dir.transformer.layer_order import order_layers
 
 DIM, HIDDEN = 32, 12
 LENGTHS = ((5, 3, 7), (6, 5), (4, 4), (2, 9, 1))
@@ -40,8 +40,8 @@ class StackCase:
         return MoeConfig.from_args(Namespace(**{**options, **self.options}))
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        return plan_stack(self.config, stack=self.stack, num_layers=self.num_layers).tail
+    def kinds(self) -> tuple[LayerKind, ...]:
+        return order_layers(self.config, stack=self.stack, num_layers=self.num_layers).tail
 
     @property
     def tokens_of_rank(self) -> list[int]:

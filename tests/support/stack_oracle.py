@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.support.oracle import RankResult, capacity_of, feed_forward, route_rank
 from tests.support.stack_cases import DIM, StackCase
+from user_dir.fast_moe.config import LayerKind
 
 EXPERT_WEIGHTS = ("weight1_LDH", "bias1_LH", "weight2_LHD", "bias2_LD")
 
@@ -47,7 +48,7 @@ class StackOracle:
         names = [f"{self.case.stack}.moe{i}" for i in range(len(self.case.kinds))]
         kinds = list(self.case.kinds)
         homes = None
-        if kinds[0] == "cluster":
+        if kinds[0] is LayerKind.CLUSTER:
             x, homes = self.cluster(x)
             kinds, names = kinds[1:], names[1:]
         for index, (kind, name) in enumerate(zip(kinds, names, strict=True)):
@@ -100,10 +101,10 @@ class StackOracle:
 
     # --- plain, Seq, Feat
 
-    def mixture(self, x: list[Tensor], kind: str, layer: str, name: str) -> list[Tensor]:
+    def mixture(self, x: list[Tensor], kind: LayerKind, layer: str, name: str) -> list[Tensor]:
         gate_ED = self.weights[f"{layer}.moe.gate.projection.weight"]
         normed = [self.before(x_TD, layer) for x_TD in x]
-        if kind == "feat":
+        if kind is LayerKind.FEAT:
             results = self.feat(normed, gate_ED, layer, name)
         else:
             reaches = [self.reaches(x_TD, gate_ED, rank, kind) for rank, x_TD in enumerate(normed)]
@@ -112,10 +113,10 @@ class StackOracle:
         self.run.balance_losses.append(list(losses))
         return [self.after(x_TD, y_TD, layer) for x_TD, y_TD in zip(x, outputs, strict=True)]
 
-    def reaches(self, x_TD: Tensor, gate_ED: Tensor, rank: int, kind: str) -> list[str]:
+    def reaches(self, x_TD: Tensor, gate_ED: Tensor, rank: int, kind: LayerKind) -> list[str]:
         """The reach of each of a rank's tokens."""
         count = len(x_TD)
-        if kind == "plain":
+        if kind is LayerKind.PLAIN:
             return ["global"] * count
         scores = [x @ gate_ED.T for x in x_TD]
         beta = self.beta if self.num_nodes > 1 else Fraction(0)

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from tests.support.scenarios import _from_all
 from tests.support.stack_cases import DIM, HIDDEN, StackCase, inputs_of
-from user_dir.fast_moe.clustered_stack import ClusteredMoeStack
-from user_dir.fast_moe.expert_sharding import gather_experts
-from user_dir.fast_moe.layer_builder import MoeParts, StackConfig
-from user_dir.fast_moe.tokens import rank_tokens
-from user_dir.fast_moe.topology import Layout, Topology
+from user_dir.fast_moe.build import ExpertSizes, MoeParts
+from user_dir.fast_moe.experts.sharding import gather_experts
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.tokens.ranked import rank_tokens
+from user_dir.transformer.mixture_tail import MixtureTail
+from user_dir.transformer.sublayers import SublayerConfig
 
 
 @dataclass
@@ -27,23 +29,20 @@ class StackRun:
     sums: list[Tensor]
 
 
-def config_of(case: StackCase) -> StackConfig:
-    return StackConfig(
+def config_of(case: StackCase) -> SublayerConfig:
+    return SublayerConfig(
         stack=case.stack,
-        dim=DIM,
-        ffn_dim=HIDDEN,
-        activation="relu",
-        activation_dropout=0.0,
+        sizes=ExpertSizes(DIM, HIDDEN),
         dropout=0.0,
         normalize_before=case.normalize_before,
     )
 
 
-def build_stack(case: StackCase, topology: Topology) -> ClusteredMoeStack:
+def build_stack(case: StackCase, topology: Topology) -> MixtureTail:
     torch.manual_seed(7)
     parts = MoeParts(config=case.config, topology=topology)
     cfg = SimpleNamespace(checkpoint_activations=case.recompute, offload_activations=False)
-    stack = ClusteredMoeStack(parts, config_of(case), case.kinds, cfg)
+    stack = MixtureTail(parts, config_of(case), case.kinds, cfg)
     with torch.no_grad():
         for name, parameter in stack.named_parameters():
             if "gate" in name:

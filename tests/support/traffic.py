@@ -7,20 +7,21 @@ from fractions import Fraction
 import torch
 import torch.distributed as dist
 
-from user_dir.fast_moe.config import MoeConfig
-from user_dir.fast_moe.layer_builder import MoeParts, StackConfig, build_moe_layer
-from user_dir.fast_moe.shares import Shares
-from user_dir.fast_moe.statistics import LayerSums
-from user_dir.fast_moe.tokens import RankedTokens, agree_on_sizes
-from user_dir.fast_moe.topology import Layout, Topology
+from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_moe_layer
+from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.reach import Shares
+from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.report import LayerSums
+from user_dir.fast_moe.tokens.ranked import RankedTokens, agree_on_sizes
 
 NODES, RANKS_PER_NODE, NUM_EXPERTS = 2, 2, 8
 NUM_RANKS, PER_RANK = NODES * RANKS_PER_NODE, NUM_EXPERTS // 4
 TOKENS, DIM = 1024, 128
 VARIANTS = {
-    "gshard": ("plain", {}),
-    "seq": ("seq", {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}),
-    "feat": ("feat", {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}),
+    "gshard": (LayerKind.PLAIN, {}),
+    "seq": (LayerKind.SEQ, {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}),
+    "feat": (LayerKind.FEAT, {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}),
 }
 
 
@@ -31,10 +32,9 @@ def make_layer(variant: str):
         Namespace(moe_freq=2, moe_expert_count=NUM_EXPERTS, capacity_factor=1.0, **options)
     )
     topology = Topology(Layout(NODES, RANKS_PER_NODE), num_experts=NUM_EXPERTS)
-    stack = StackConfig("encoder", DIM, 32, "relu", 0.0, 0.0, True)
     torch.manual_seed(1)
     parts = MoeParts(config=config, topology=topology)
-    return build_moe_layer(parts, stack, kind=kind, name="encoder.1"), parts
+    return build_moe_layer(parts, ExpertSizes(DIM, 32), kind=kind, name="encoder.1"), parts
 
 
 def make_tokens(parts: MoeParts) -> RankedTokens:
@@ -51,9 +51,9 @@ def make_tokens(parts: MoeParts) -> RankedTokens:
 def step(layer, parts: MoeParts, tokens: RankedTokens) -> LayerSums:
     """One forward and backward pass."""
     x_VTD = torch.randn(parts.topology.num_hosted, TOKENS, DIM, requires_grad=True)
-    output = layer(x_VTD, tokens)
-    output.y_VTD.square().sum().backward()
-    return LayerSums.of(output.report.sums)
+    y_VTD, report = layer(x_VTD, tokens)
+    y_VTD.square().sum().backward()
+    return LayerSums.of(report.sums)
 
 
 def count_step(variant: str) -> tuple[list[int], list[float]]:

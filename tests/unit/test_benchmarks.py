@@ -11,8 +11,8 @@ from benchmarks.layer import Cell, build_layer
 from benchmarks.one_hot import OneHotMoe
 from benchmarks.timing import measure, peak_memory
 from tests.support.commands import run
-from user_dir.fast_moe.sorting import differentiable_sort
-from user_dir.fast_moe.tokens import rank_tokens
+from user_dir.fast_moe.clustering.sorting import differentiable_sort
+from user_dir.fast_moe.tokens.ranked import rank_tokens
 
 CPU = torch.device("cpu")
 
@@ -52,13 +52,11 @@ def test_one_hot_dispatch_equals_the_layer(top_k, capacity):
     x_TD, grad_TD = torch.randn(2, 24, 8, dtype=torch.float64)
     inputs = [x_TD.clone().requires_grad_() for _ in range(2)]
     tokens = rank_tokens(torch.zeros(1, 24, dtype=torch.bool), torch.tensor([0]), num_hosted=1)
-    output = moe(inputs[0].unsqueeze(0), tokens)
+    y_VTD, report = moe(inputs[0].unsqueeze(0), tokens)
     y_TD, balance = one_hot(inputs[1])
-    torch.testing.assert_close(output.y_VTD[0], y_TD)
-    torch.testing.assert_close(
-        output.report.balance_loss_V[0], balance.double(), rtol=1e-5, atol=1e-6
-    )
-    ((output.y_VTD[0] * grad_TD).sum() + output.report.balance_loss_V.sum()).backward()
+    torch.testing.assert_close(y_VTD[0], y_TD)
+    torch.testing.assert_close(report.balance_loss_V[0], balance.double(), rtol=1e-5, atol=1e-6)
+    ((y_VTD[0] * grad_TD).sum() + report.balance_loss_V.sum()).backward()
     ((y_TD * grad_TD).sum() + balance).backward()
     close = {"rtol": 1e-5, "atol": 1e-6}  # the balance loss is in float32
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, **close)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from user_dir.cli.checkpoint_files import open_checkpoint
+from user_dir.checkpoints.files import open_checkpoint
 from user_dir.cli.command import run_command
-from user_dir.cli.translation_options import positive
-from user_dir.cli.whole_file import whole_file
-from user_dir.fast_moe.errors import UserError
+from user_dir.errors import UserError
+from user_dir.text.whole_output import whole_file
+from user_dir.translation.options import positive
 
 COMMAND = "scomoe-average"
 

@@ -4,8 +4,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from user_dir.fast_moe.errors import UserError
-from user_dir.text.lines import CorpusError
+from user_dir.errors import CorpusError, UserError
 
 
 def run_command(command: str, work: Callable[[], None]) -> int:

@@ -12,23 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from user_dir.cli.checkpoint_files import open_checkpoint, task_options
+from user_dir.checkpoints.files import open_checkpoint, task_options
 from user_dir.cli.command import run_command
-from user_dir.cli.decoding import Batch, Decoding
-from user_dir.cli.progress import Progress
-from user_dir.cli.sentences import in_order, make_batches
-from user_dir.cli.translation_options import (
-    add_batching_options,
-    add_model_options,
-    add_search_options,
-    resolve,
-)
-from user_dir.cli.whole_file import write_whole
-from user_dir.cli.workers import translate_batches
-from user_dir.fast_moe.errors import UserError
+from user_dir.errors import UserError
 from user_dir.text.lines import clean_line
 from user_dir.text.pairs import Pair, parse_directions
-from user_dir.text.score_tables import (
+from user_dir.text.scoring.score_tables import (
     HEADER,
     Group,
     direction_rows,
@@ -36,10 +25,9 @@ from user_dir.text.score_tables import (
     mean_rows,
     resource_groups,
 )
-from user_dir.text.scores import signatures
-from user_dir.text.subwords import Subwords
-from user_dir.text.tables import format_markdown, format_tsv
-from user_dir.text.translations import (
+from user_dir.text.scoring.scores import signatures
+from user_dir.text.scoring.tables import format_markdown, format_tsv
+from user_dir.text.scoring.test_sets import (
     TestSet,
     Translated,
     count_train_pairs,
@@ -47,6 +35,18 @@ from user_dir.text.translations import (
     read_translated,
     translation_name,
 )
+from user_dir.text.subwords import Subwords
+from user_dir.text.whole_output import write_whole
+from user_dir.translation.options import (
+    add_batching_options,
+    add_model_options,
+    add_search_options,
+    resolve,
+)
+from user_dir.translation.progress import Progress
+from user_dir.translation.sentences import in_order, make_batches
+from user_dir.translation.translator import Batch, Decoding
+from user_dir.translation.workers import translate_batches
 
 COMMAND = "scomoe-evaluate"
 

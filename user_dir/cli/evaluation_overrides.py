@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from user_dir.cli.checkpoint_files import open_checkpoint
+from user_dir.checkpoints.files import open_checkpoint
 from user_dir.cli.command import run_command
 
 COMMAND = "evaluation_overrides"

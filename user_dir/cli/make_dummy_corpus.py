@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from user_dir.cli.command import run_command
-from user_dir.cli.translation_options import positive
-from user_dir.text.folder import new_folder
+from user_dir.text.whole_output import new_folder
+from user_dir.translation.options import positive
 
 COMMAND = "make_dummy_corpus"
 

@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from user_dir.cli.command import run_command
-from user_dir.cli.corpus_common import (
-    add_output_options,
-    step,
-    write_prepared_folder,
-)
-from user_dir.text.download import fetch
-from user_dir.text.folder import check_replaceable
+from user_dir.cli.preparing.prepared_folder import add_output_options, step, write_prepared_folder
 from user_dir.text.lines import unpack_gzip
-from user_dir.text.multi30k import PUBLIC_HOME, file_names, read_multi30k
 from user_dir.text.pairs import Pair, parse_directions
+from user_dir.text.sources.download import fetch
+from user_dir.text.sources.multi30k import PUBLIC_HOME, file_names, read_multi30k
+from user_dir.text.whole_output import check_replaceable
 
 COMMAND = "prepare_multi30k"
 

@@ -5,13 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from user_dir.cli.command import run_command
-from user_dir.cli.corpus_common import (
-    add_output_options,
-    step,
-    write_prepared_folder,
-)
-from user_dir.text.folder import check_replaceable
-from user_dir.text.numbers import DEFAULT_LANGUAGES, NumbersPlan, numbers_corpus
+from user_dir.cli.preparing.prepared_folder import add_output_options, step, write_prepared_folder
+from user_dir.text.sources.numbers import DEFAULT_LANGUAGES, NumbersPlan, numbers_corpus
+from user_dir.text.whole_output import check_replaceable
 
 COMMAND = "prepare_numbers"
 

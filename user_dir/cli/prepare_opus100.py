@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from user_dir.cli.command import run_command
-from user_dir.cli.corpus_common import step
-from user_dir.cli.staged_corpus import (
+from user_dir.cli.preparing.large_corpus import (
     Folder,
     PairText,
     Plan,
@@ -21,10 +20,13 @@ from user_dir.cli.staged_corpus import (
     is_finished,
     run_last_stages,
 )
+from user_dir.cli.preparing.prepared_folder import step
+from user_dir.errors import CorpusError
 from user_dir.text.corpus import SPLITS
-from user_dir.text.encoding import Limits
-from user_dir.text.lines import CorpusError
-from user_dir.text.opus100 import (
+from user_dir.text.large.encoding import Limits
+from user_dir.text.large.resumable import Facts, Stage, StageLog
+from user_dir.text.pairs import Pair
+from user_dir.text.sources.opus100 import (
     choose,
     find_supervised,
     names_of,
@@ -34,8 +36,6 @@ from user_dir.text.opus100 import (
     write_pair_text,
     write_test_hashes,
 )
-from user_dir.text.pairs import Pair
-from user_dir.text.stages import Facts, Stage, StageLog
 
 COMMAND = "multilingual_preprocess"
 

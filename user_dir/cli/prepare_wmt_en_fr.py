@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from user_dir.cli.command import run_command
-from user_dir.cli.corpus_common import step
-from user_dir.cli.staged_corpus import (
+from user_dir.cli.preparing.large_corpus import (
     Folder,
     PairText,
     Plan,
@@ -22,13 +21,14 @@ from user_dir.cli.staged_corpus import (
     is_finished,
     run_last_stages,
 )
-from user_dir.text.archives import check_archive, sha256_of
-from user_dir.text.download import fetch
-from user_dir.text.encoding import Limits
-from user_dir.text.lines import CorpusError
+from user_dir.cli.preparing.prepared_folder import step
+from user_dir.errors import CorpusError
+from user_dir.text.large.encoding import Limits
+from user_dir.text.large.resumable import Facts, Stage, StageLog
 from user_dir.text.pairs import Pair, parse_directions
-from user_dir.text.stages import Facts, Stage, StageLog
-from user_dir.text.wmt_en_fr import (
+from user_dir.text.sources.archives import check_archive, sha256_of
+from user_dir.text.sources.download import fetch
+from user_dir.text.sources.wmt_en_fr import (
     CORPORA,
     LANGUAGES,
     TEST,

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from user_dir.cli.command import run_command
 from user_dir.cli.evaluate import SETTINGS
-from user_dir.fast_moe.errors import UserError
-from user_dir.text.lines import CorpusError
+from user_dir.errors import CorpusError, UserError
 from user_dir.text.pairs import Pair
-from user_dir.text.score_tables import HEADER, language_groups, pooled_rows
-from user_dir.text.scores import signatures
-from user_dir.text.tables import format_table
-from user_dir.text.train_log import read_train_log
-from user_dir.text.translations import Translated, read_test_set, read_translated
+from user_dir.text.scoring.score_tables import HEADER, language_groups, pooled_rows
+from user_dir.text.scoring.scores import signatures
+from user_dir.text.scoring.tables import format_table
+from user_dir.text.scoring.test_sets import Translated, read_test_set, read_translated
+from user_dir.text.scoring.train_log import read_train_log
 
 COMMAND = "scomoe-report"
 

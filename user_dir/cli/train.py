@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from user_dir.cli.launch import Place, find_place, spawn_local
-from user_dir.fast_moe.errors import UserError
+from user_dir.errors import UserError
+from user_dir.training.launch import Place, find_place, spawn_local
 
 _HELP = """usage: scomoe-train [--processes N] DATA [arguments of fairseq-train]
 
@@ -128,7 +128,7 @@ def _train(arguments: list[str]) -> None:
     from fairseq.distributed import utils as distributed_utils
     from fairseq_cli.train import main as fairseq_main
 
-    from user_dir.fast_moe.checkpoint import mend_checkpoints
+    from user_dir.checkpoints.files import mend_checkpoints
 
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, input_args=arguments)
@@ -151,7 +151,7 @@ def _stop_on_signals(cfg) -> None:
     """
     import logging
 
-    from user_dir.fast_moe.stopping import request_stop, when_agreed
+    from user_dir.training.stopping import request_stop, when_agreed
 
     soon = 1e-9
 

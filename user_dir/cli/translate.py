@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from user_dir.cli.command import run_command
-from user_dir.cli.decoding import Batch, Decoding, Translation
-from user_dir.cli.progress import Progress
-from user_dir.cli.sentences import in_order, make_batches, read_sentences
-from user_dir.cli.translation_options import (
+from user_dir.errors import UserError
+from user_dir.text.lines import clean_line
+from user_dir.text.subwords import Subwords
+from user_dir.text.whole_output import whole_file
+from user_dir.translation.options import (
     add_batching_options,
     add_model_options,
     add_search_options,
     resolve,
 )
-from user_dir.cli.whole_file import whole_file
-from user_dir.cli.workers import translate_batches
-from user_dir.fast_moe.errors import UserError
-from user_dir.text.lines import clean_line
-from user_dir.text.subwords import Subwords
+from user_dir.translation.progress import Progress
+from user_dir.translation.sentences import in_order, make_batches, read_sentences
+from user_dir.translation.translator import Batch, Decoding, Translation
+from user_dir.translation.workers import translate_batches
 
 COMMAND = "scomoe-translate"
 

@@ -1,13 +1,14 @@
-"""The MoE options of a model, read once from fairseq's namespace and validated at once. Level 0."""
+"""The MoE options of a model, read once from fairseq's namespace and validated at once."""
 
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-from user_dir.fast_moe.errors import UserError
-from user_dir.fast_moe.routing import evaluation_capacity, expert_capacity
-from user_dir.fast_moe.shares import Shares
+from user_dir.errors import UserError
+from user_dir.fast_moe.layout.reach import Shares
+from user_dir.fast_moe.routing.slots import evaluation_capacity, expert_capacity
 
 POLICIES = ("sampling", "random", "all")
 EXPERT_GRAD_RULES = ("world_size", "sqrt_world_size")
@@ -19,6 +20,15 @@ EXPERT_BACKENDS = ("auto", "bmm", "grouped", "fastmoe")
 
 # α and β where they are not given: the paper's for Seq, the nearest powers of two for Feat.
 _DEFAULT_RATIOS = {"none": (0.0, 0.0), "seq": (0.2, 0.5), "feat": (0.25, 0.5)}
+
+
+class LayerKind(Enum):
+    """What a mixture does with its tokens."""
+
+    PLAIN = "plain"  # every token may go everywhere
+    SEQ = "seq"  # SCoMoE-Seq: a share of the tokens stays on its rank, another in its node
+    FEAT = "feat"  # SCoMoE-Feat: a share of every token's features does
+    CLUSTER = "cluster"  # tokens move to the rank of their cluster
 
 
 @dataclass(frozen=True)

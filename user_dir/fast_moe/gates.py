@@ -1,4 +1,4 @@
-"""Gates: which experts a token is routed to, and with which weight. Level 2.
+"""Gates: which experts a token is routed to, and with which weight.
 
 GShard (Lepikhin et al., 2021, algorithm 1) takes the two best experts, Switch (Fedus et al.,
 2022) the best one. BalanceGate (Zeng and Xiong, 2023, section 3.3) clusters tokens instead: it
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from user_dir.fast_moe.assignment import balanced_assignment
-from user_dir.fast_moe.routing import Routing, build_routing, count_by_expert
+from user_dir.fast_moe.routing.assignment import balanced_assignment
+from user_dir.fast_moe.routing.slots import Routing, build_routing, count_by_expert
 
 SECOND_EXPERT_POLICIES = ("sampling", "random", "all")
 

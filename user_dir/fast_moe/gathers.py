@@ -1,4 +1,4 @@
-"""Gathers whose gradients are gathers too: deterministic, without atomics. Level 0.
+"""Gathers whose gradients are gathers too: deterministic, without atomics.
 
 Shape suffixes: N rows read, M rows written, K places that one row may go to, D width.
 """
@@ -88,3 +88,11 @@ class _WeightedSum(torch.autograd.Function):
                 [_take(rows_MD, row_N).mul_(grad_ND).sum(-1) for row_N in row_NK.unbind(-1)], dim=-1
             )
         return grad_rows_MD, grad_weights_NK, None, None, None
+
+
+def invert_permutation(permutation_VN: Tensor) -> Tensor:
+    """The inverse of each row's permutation."""
+    num_elements = permutation_VN.shape[-1]
+    positions = torch.arange(num_elements, device=permutation_VN.device)
+    inverse = torch.empty_like(permutation_VN)
+    return inverse.scatter_(-1, permutation_VN, positions.expand_as(permutation_VN))

@@ -1,4 +1,4 @@
-"""Mixture-of-experts layers over the tokens of the hosted ranks. Level 3.
+"""Mixture-of-experts layers over the tokens of the hosted ranks.
 
 `EfficientMoeLayer` is spelled `EffecientMoeLayer` in the release of Zeng and Xiong (2023), its
 method `token_clustering_moe` `token_cluering_moe`. Shape suffixes: V hosted ranks, T tokens,
@@ -11,38 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from user_dir.fast_moe.clustering import ClusteringRule, TokenClusters, cluster
-from user_dir.fast_moe.config import CapacityRule
-from user_dir.fast_moe.gates import (
-    BalanceGate,
-    Gated,
-    GateSums,
-    GShardGate,
-    SwitchGate,
-    gate_sums,
-)
-from user_dir.fast_moe.partition import REACH_IDS, reach_of_tokens, select_experts
-from user_dir.fast_moe.schedule import Returned, Trip, run_trips
-from user_dir.fast_moe.shares import Reach, Shares
-from user_dir.fast_moe.statistics import RoutedPart, layer_sums
-from user_dir.fast_moe.tokens import RankedTokens
-from user_dir.fast_moe.topology import Topology
-
-
-@dataclass(frozen=True)
-class MoeOutput:
-    """What a layer gives: its values, and what it has to report."""
-
-    y_VTD: Tensor
-    report: "MoeReport | None"  # None: nobody reads it
-
-
-@dataclass(frozen=True)
-class MoeReport:
-    """A layer's balance loss on each hosted rank, and its statistics (see `layer_sums`)."""
-
-    balance_loss_V: Tensor
-    sums: Tensor
+from user_dir.fast_moe.clustering.clusters import ClusteringRule, TokenClusters, cluster
+from user_dir.fast_moe.config import CapacityRule, LayerKind
+from user_dir.fast_moe.dispatch.round_trip import Returned, Trip, run_trips
+from user_dir.fast_moe.gates import BalanceGate, Gated, GateSums, GShardGate, SwitchGate, gate_sums
+from user_dir.fast_moe.layout.reach import Reach, Shares
+from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.report import MoeReport, RoutedPart, layer_sums
+from user_dir.fast_moe.tokens.partition import REACH_IDS, reach_of_tokens, select_experts
+from user_dir.fast_moe.tokens.ranked import RankedTokens
 
 
 @dataclass(frozen=True)
@@ -75,11 +52,10 @@ class EfficientMoeLayer(nn.Module):
             by the reach's name.
         capacity: slots of an expert, from the number of tokens.
         name: tells this layer's routing noise from that of the others, "encoder.1" say.
-        kind: "plain" (every token goes everywhere), "seq" or "feat" (SCoMoE), "cluster".
-        shares: α and β of "seq" and "feat".
-        projection: "feat" only: maps before the split and after the concatenation, if any.
-        clustering: "cluster" only; ``shares`` are then those of the layers that follow.
-        overlap: let "seq" and "feat" compute near tokens while far ones travel.
+        shares: α and β of SEQ and FEAT; for CLUSTER those of the layers that follow.
+        projection: FEAT only: maps before the split and after the concatenation, if any.
+        clustering: CLUSTER only.
+        overlap: let SEQ and FEAT compute near tokens while far ones travel.
     """
 
     def __init__(
@@ -90,7 +66,7 @@ class EfficientMoeLayer(nn.Module):
         topology: Topology,
         capacity: CapacityRule,
         name: str,
-        kind: str = "plain",
+        kind: LayerKind = LayerKind.PLAIN,
         shares: Shares | None = None,
         projection: tuple[nn.Module, nn.Module] | None = None,
         clustering: ClusteringRule | None = None,
@@ -110,19 +86,19 @@ class EfficientMoeLayer(nn.Module):
         for reach in (Reach.GLOBAL, *self.shares.reaches()):  # one order on all processes
             topology.plan(reach)
 
-    def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> MoeOutput:
+    def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """Apply the layer; 0 where every choice of a token was dropped, and at padding."""
-        if self.kind == "seq":
+        if self.kind is LayerKind.SEQ:
             return self.scomoe_seq(x_VTD, tokens)
-        if self.kind == "feat":
+        if self.kind is LayerKind.FEAT:
             return self.scomoe_dmodel(x_VTD, tokens)
         z_VTE = self._routing_gate.logits(x_VTD)
         routed = self._route(x_VTD, z_VTE, tokens.is_pad_VT, Reach.GLOBAL, self.experts, tokens)
         returned = self._run([routed])
         report = self._report([routed], returned, tokens)
-        return MoeOutput(returned[0].y_VTD, report)
+        return returned[0].y_VTD, report
 
-    def scomoe_seq(self, x_VTD: Tensor, tokens: RankedTokens) -> MoeOutput:
+    def scomoe_seq(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """SCoMoE-Seq: a share of a rank's tokens stays there, another one in the node.
 
         The experts are the same at every reach (section 3.1 of the paper).
@@ -137,9 +113,9 @@ class EfficientMoeLayer(nn.Module):
         returned = self._run(routed)
         # Every token has one reach and is 0 in the others.
         y_VTD = torch.stack([one.y_VTD for one in returned]).sum(0)
-        return MoeOutput(y_VTD, self._report(routed, returned, tokens))
+        return y_VTD, self._report(routed, returned, tokens)
 
-    def scomoe_dmodel(self, x_VTD: Tensor, tokens: RankedTokens) -> MoeOutput:
+    def scomoe_dmodel(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """SCoMoE-Feat: a share of every token's features stays on its rank, another in the node.
 
         Each slice has experts of its own (section 3.2 of the paper).
@@ -159,7 +135,7 @@ class EfficientMoeLayer(nn.Module):
                 )
         returned = self._run(routed)
         y_VTD = torch.cat([one.y_VTD for one in returned], dim=-1)
-        return MoeOutput(after(y_VTD), self._report(routed, returned, tokens))
+        return after(y_VTD), self._report(routed, returned, tokens)
 
     def token_clustering_moe(
         self, x_VTD: Tensor, tokens: RankedTokens, *, detach: bool = False, by_step: bool = False
@@ -187,6 +163,7 @@ class EfficientMoeLayer(nn.Module):
             training=self.training,
             detach=detach,
             by_step=by_step,
+            name=self.name,
         )
 
     def cluster_experts(self, x_VTD: Tensor, clusters: TokenClusters) -> Tensor:
@@ -242,7 +219,7 @@ class EfficientMoeLayer(nn.Module):
     def _capacity(self, reach: Reach, tokens: RankedTokens) -> int | None:
         """Slots of an expert for one rank's tokens of a reach; None: as many as it takes."""
         num_experts = self.topology.num_experts_in(reach)
-        largest = tokens.sizes.quotas[reach] if self.kind == "seq" else tokens.num_tokens
+        largest = tokens.sizes.quotas[reach] if self.kind is LayerKind.SEQ else tokens.num_tokens
         slots = self.capacity.slots(largest, num_experts, training=self.training)
         if slots is None or reach is not Reach.LOCAL:
             return slots
@@ -278,4 +255,4 @@ class EfficientMoeLayer(nn.Module):
             balance_loss_V=loss_V,
             has_balance_V=count_V > 0,
         )
-        return MoeReport(balance_loss_V=loss_V, sums=sums)
+        return MoeReport(name=self.name, kind=self.kind, balance_loss_V=loss_V, sums=sums)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from user_dir.text.lines import CorpusError, write_lines
+from user_dir.errors import CorpusError
+from user_dir.text.lines import write_lines
 from user_dir.text.pairs import Pair, languages_of, stored_pairs
 from user_dir.text.subwords import Subwords
 

@@ -6,9 +6,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-
-class CorpusError(ValueError):
-    """Something about a corpus or its options that the user can put right."""
+from user_dir.errors import CorpusError
 
 
 def clean_line(line: str) -> str:

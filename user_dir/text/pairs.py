@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from user_dir.text.lines import CorpusError
+from user_dir.errors import CorpusError
 
 _LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 

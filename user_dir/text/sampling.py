@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from user_dir.text.lines import CorpusError
+from user_dir.errors import CorpusError
 from user_dir.text.subwords import Subwords
 
 

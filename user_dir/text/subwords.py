@@ -8,7 +8,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from user_dir.text.lines import CorpusError, write_lines
+from user_dir.errors import CorpusError
+from user_dir.text.lines import write_lines
 
 # Pieces that fairseq's Dictionary has of its own, in whatever dictionary file.
 _FAIRSEQ_SYMBOLS = frozenset({"<unk>", "<s>", "</s>", "<pad>"})

@@ -1,0 +1,155 @@
+"""The model around the layers: fairseq's own without mixtures, recomputation, cached decoding."""
+
+import pytest
+import torch
+
+from tests.support.models import DICTIONARY, SMALL, build_model, loss_of, make_batch
+from user_dir.errors import UserError
+from user_dir.fast_moe.experts.ffn import ExpertFFN
+
+LENGTHS = [7, 3, 9, 4, 6, 2]
+
+
+@pytest.mark.parametrize("share_all", [True, False])
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_without_mixtures_the_model_is_fairseqs_transformer(share_all, pre_norm):
+    options = {
+        "encoder_embed_dim": 16,
+        "encoder_ffn_embed_dim": 24,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "share_all_embeddings": share_all,
+        "encoder_normalize_before": pre_norm,
+        "decoder_normalize_before": pre_norm,
+        "dropout": 0.3,
+    }
+    ours, stock = build_model("scomoe", **options), build_model("transformer", **options)
+    assert list(ours.state_dict()) == list(stock.state_dict())
+    net_input, target = make_batch(LENGTHS)
+    losses = []
+    for model in (ours, stock):
+        torch.manual_seed(3)
+        losses.append(loss_of(model.train(), net_input, target))
+        losses[-1].backward()
+    assert losses[0].item() == losses[1].item()
+    for (name, mine), (_, theirs) in zip(
+        ours.named_parameters(), stock.named_parameters(), strict=True
+    ):
+        assert torch.equal(mine, theirs), name
+        assert torch.equal(mine.grad, theirs.grad), name
+
+
+@pytest.mark.parametrize("capacity_factor", [0.5, 0])
+def test_recomputed_activations_give_the_same_gradients(capacity_factor):
+    options = {**SMALL, "dropout": 0.2, "capacity_factor": capacity_factor}
+    net_input, target = make_batch(LENGTHS)
+    grads = []
+    for recompute in (False, True):
+        model = build_model(**options, checkpoint_activations=recompute).train()
+        torch.manual_seed(3)
+        loss_of(model, net_input, target).backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-5)
+    assert all(grad.abs().sum() > 0 for name, grad in grads[0].items() if "projection" in name)
+
+
+@pytest.mark.parametrize("top1", [False, True])
+def test_cached_decoding_equals_the_full_forward_pass(top1):
+    model = build_model(**SMALL, moe_top1_expert=top1).double().eval()
+    net_input, _ = make_batch(LENGTHS)
+    prev = net_input["prev_output_tokens"]
+    with torch.no_grad():
+        encoder_out = model.encoder(net_input["src_tokens"], net_input["src_lengths"])
+        full, _ = model.decoder(prev, encoder_out=encoder_out)
+        cache: dict = {}
+        for step in range(prev.shape[1]):
+            logits, _ = model.decoder(
+                prev[:, : step + 1], encoder_out=encoder_out, incremental_state=cache
+            )
+            is_real = prev[:, step] != DICTIONARY.pad()
+            torch.testing.assert_close(logits[is_real, -1], full[is_real, step])
+
+
+@pytest.mark.parametrize("top1", [False, True])
+def test_a_sentence_does_not_depend_on_its_batch(top1):
+    model = build_model(**SMALL, moe_top1_expert=top1).double().eval()
+    net_input, _ = make_batch(LENGTHS)
+    with torch.no_grad():
+        together = model.decoder(
+            net_input["prev_output_tokens"],
+            encoder_out=model.encoder(net_input["src_tokens"], net_input["src_lengths"]),
+        )[0]
+        for i, length in enumerate(LENGTHS):
+            src = net_input["src_tokens"][i : i + 1, -length:]
+            prev = net_input["prev_output_tokens"][i : i + 1, : LENGTHS[::-1][i]]
+            alone = model.decoder(prev, encoder_out=model.encoder(src))[0]
+            torch.testing.assert_close(together[i : i + 1, : prev.shape[1]], alone)
+
+
+def test_reordered_sentences_keep_their_ranks():
+    model = build_model(**SMALL).eval()
+    net_input, _ = make_batch(LENGTHS)
+    encoder_out = model.encoder(net_input["src_tokens"], net_input["src_lengths"])
+    order = torch.tensor([2, 2, 0, 5])
+    reordered = model.encoder.reorder_encoder_out(encoder_out, order)
+    expected = net_input["src_tokens"].masked_fill(net_input["src_tokens"] == DICTIONARY.pad(), 0)
+    assert torch.equal(reordered["sentence_ranks"][0], expected.sum(1)[order] % 4)
+
+
+def test_a_batch_of_a_stock_task_is_divided_evenly_and_in_order():
+    model = build_model(**SMALL).eval()
+    net_input, _ = make_batch([4] * 8)
+    _, extra = model(**net_input)
+    assert extra["sentence_ranks"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_routing_noise_is_the_same_again_for_the_same_update_and_micro_batch():
+    net_input, _target = make_batch(LENGTHS)
+    model = build_model(**SMALL).train()
+
+    def loads(update):
+        model.set_num_updates(update)
+        _, extra = model(**net_input)
+        return torch.stack([report.sums[-8:] for report in extra["moe_reports"]])
+
+    first, second, third = loads(5), loads(5), loads(6)
+    assert not torch.equal(first, second)  # another micro-batch of update 5
+    assert not torch.equal(first, third)
+    assert torch.equal(loads(5), first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"moe_expert_count": 6}, "--moe-expert-count (6) must be a multiple or a divisor"),
+        ({"capacity_factor": -1.0}, "--capacity-factor must be"),
+        ({"moe_eval_capacity_token_fraction": 1.5}, "--moe-eval-capacity-token-fraction must be"),
+        ({"moe_expert_count": 0}, "--moe-expert-count must be"),
+        ({"moe_expert_ffn_dim": 0}, "--moe-expert-ffn-dim must be"),
+        ({"moe_expert_backend": "loop"}, "--moe-expert-backend must be one of auto, bmm"),
+        ({"encoder_layerdrop": 0.1}, "--encoder-layerdrop"),
+        ({"ddp_backend": "fully_sharded"}, "--ddp-backend fully_sharded"),
+        ({"fp16": True, "optimizer": "adam"}, "--fp16-no-flatten-grads"),
+        ({"moe_nodes": 0}, "--moe-nodes must be"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(options, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        build_model(**{**SMALL, **options})
+
+
+def test_an_expert_width_of_its_own_works():
+    model = build_model(**SMALL, moe_expert_ffn_dim=10)
+    shapes = {p.shape for n, p in model.named_parameters() if n.endswith("weight1_LDH")}
+    assert shapes == {(8, 16, 10)}
+
+
+def test_experts_multiply_as_the_option_says():
+    for options, wanted in (({}, "auto"), ({"moe_expert_backend": "grouped"}, "grouped")):
+        model = build_model(**SMALL, **options)
+        experts = [module for module in model.modules() if isinstance(module, ExpertFFN)]
+        assert experts
+        assert {module.backend for module in experts} == {wanted}

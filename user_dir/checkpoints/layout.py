@@ -1,0 +1,93 @@
+"""The layout and the ratios of a model in its checkpoint, and what may not be changed."""
+
+import logging
+import os
+import zipfile
+from argparse import Namespace
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from user_dir.errors import UserError
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.reach import Shares
+
+logger = logging.getLogger(__name__)
+
+_LAYOUT_KEY = "moe_layout"
+_FEATURE_SHARES_KEY = "moe_feature_shares"
+
+
+def save_layout(model: nn.Module, layout: Layout) -> None:
+    """Keep the layout among the model's tensors."""
+    layout_tensor = torch.tensor([layout.num_nodes, layout.ranks_per_node])
+    model.register_buffer(_LAYOUT_KEY, layout_tensor)
+
+
+def save_feature_shares(model: nn.Module, shares: Shares) -> None:
+    """Keep α and β of SCoMoE-Feat among the model's tensors, as fractions."""
+    numbers = [n for share in (shares.local, shares.node) for n in share.as_integer_ratio()]
+    model.register_buffer(_FEATURE_SHARES_KEY, torch.tensor(numbers))
+
+
+def check_saved_feature_shares(state_dict: dict[str, Tensor], shares: Shares) -> None:
+    """Refuse a checkpoint whose features are split in another way: its experts would not fit."""
+    saved = state_dict.get(_FEATURE_SHARES_KEY)
+    if saved is None:
+        return
+    local, node = (Fraction(*saved[i : i + 2].tolist()) for i in (0, 2))
+    if (local, node) != (shares.local, shares.node):
+        raise UserError(
+            f"the checkpoint was trained with --ratio1 {float(local):g} --ratio2 {float(node):g}, "
+            f"but --ratio1 {float(shares.local):g} --ratio2 {float(shares.node):g} was asked for; "
+            "with --scomoe-type feat the ratios shape the experts, so leave them as they were "
+            "trained"
+        )
+
+
+def check_saved_layout(state_dict: dict[str, Tensor], layout: Layout, *, is_given: bool) -> None:
+    """Refuse a checkpoint of another number of ranks, unless the layout was asked for by flag."""
+    saved = state_dict.get(_LAYOUT_KEY)
+    if saved is None:
+        return
+    saved_layout = Layout(*saved.tolist())
+    if saved_layout.num_ranks != layout.num_ranks and not is_given:
+        raise UserError(
+            f"the checkpoint is laid out for {saved_layout}, the model for {layout}; run it with "
+            f"--moe-nodes {saved_layout.num_nodes} --moe-ranks-per-node "
+            f"{saved_layout.ranks_per_node}, or ask for another layout with these two options"
+        )
+    if saved_layout != layout:
+        logger.info("layout changed from %s to %s, as asked for", saved_layout, layout)
+        state_dict[_LAYOUT_KEY] = torch.tensor([layout.num_nodes, layout.ranks_per_node])
+
+
+def saved_layout(args: Namespace) -> Layout | None:
+    """The layout of the checkpoint that training would resume from; None where there is none."""
+    path = _restore_path(args)
+    if path is None or not os.path.isfile(path):
+        return None
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path} is damaged, as when a save was cut off; scomoe-train restores it from the "
+            "newest whole checkpoint of its folder, --restore-file names another one"
+        )
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    saved = state.get("model", {}).get(_LAYOUT_KEY)
+    if saved is None:
+        return None
+    layout = Layout(*saved.tolist())
+    logger.info("layout %s taken from %s", layout, path)
+    return layout
+
+
+def _restore_path(args: Namespace) -> str | None:
+    given = vars(args).get
+    restore_file, save_dir = given("restore_file"), given("save_dir")
+    if not restore_file or not save_dir:
+        return None
+    last = os.path.join(save_dir, restore_file)
+    if os.path.isabs(restore_file) or os.path.isfile(last):
+        return last
+    return given("finetune_from_model") or restore_file

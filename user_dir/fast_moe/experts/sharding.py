@@ -1,0 +1,134 @@
+"""Parameters of which every process holds the experts it hosts, and how they gather and load.
+
+The first dimension of such a tensor is the expert.
+"""
+
+import math
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from user_dir.errors import UserError
+from user_dir.fast_moe.layout.topology import Topology
+
+
+class ExpertShard:
+    """Marks a parameter as this process's share of the experts; kept as ``parameter.expert``.
+
+    fairseq's data parallelism leaves parameters with that attribute alone.
+    """
+
+    def __init__(self, topology: Topology):
+        self.topology = topology
+
+    def parameter(self, value: Tensor) -> nn.Parameter:
+        parameter = nn.Parameter(value)
+        parameter.expert = self  # type: ignore[attr-defined]
+        return parameter
+
+    def __deepcopy__(self, memo) -> "ExpertShard":
+        return self  # holds process groups, and is immutable
+
+
+def gather_experts(local: Tensor, topology: Topology) -> Tensor | None:
+    """The tensor of all experts on process 0, on the CPU; None elsewhere. A collective.
+
+    Args:
+        local: (experts held here, …), any dtype.
+    """
+    held = [topology.held_experts(p) for p in range(topology.num_processes)]
+    if topology.num_processes == 1:
+        return local.detach().cpu().clone()
+    if topology.process_index != 0:
+        dist.gather(local.detach().contiguous(), dst=0)
+        return None
+    parts = [torch.empty_like(local) for _ in held]
+    dist.gather(local.detach().contiguous(), parts, dst=0)
+    full = torch.empty(topology.num_experts, *local.shape[1:], dtype=local.dtype)
+    for experts, part in zip(held, parts, strict=True):
+        full[experts] = part.cpu()
+    return full
+
+
+def own_share(full: Tensor, topology: Topology) -> Tensor:
+    """The rows of a tensor of all experts that this process holds."""
+    return full[topology.held_experts(topology.process_index)]
+
+
+def sum_over_replicas(parameters: list[nn.Parameter], topology: Topology) -> None:
+    """Add up the gradients of experts that several processes hold. A collective."""
+    if topology.num_processes_per_expert == 1:
+        return
+    mine = topology.held_experts(topology.process_index)
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        full = parameter.grad.new_zeros(topology.num_experts, *parameter.shape[1:])
+        full[mine] = parameter.grad
+        dist.all_reduce(full)
+        parameter.grad.copy_(full[mine])
+
+
+def scale_expert_gradients(model: nn.Module, topology: Topology, *, rule: str) -> None:
+    """Bring experts' gradients to the scale of shared ones, whatever the number of processes.
+
+    Shared gradients are averaged over the processes; an expert's is already the sum over all
+    ranks' tokens. ``rule``: "world_size" (the exact gradient) or "sqrt_world_size" (that times
+    the square root of min(ranks, experts)).
+    """
+    factor = 1 / topology.num_processes
+    if rule == "sqrt_world_size":
+        factor *= math.sqrt(topology.block_size)
+    if factor == 1:
+        return
+    for parameter in model.parameters():
+        if hasattr(parameter, "expert"):
+            parameter.register_hook(partial(torch.mul, factor))
+
+
+class ShardedExperts(nn.Module):
+    """A module whose expert parameters are whole in every checkpoint.
+
+    Saving on several processes takes `gather` on all of them first, then `state_dict` on
+    process 0; loading takes this process's share.
+    """
+
+    def __init__(self, topology: Topology):
+        super().__init__()
+        self.topology = topology
+        self._gathered: dict[str, Tensor] = {}
+
+    def gather(self) -> None:
+        """Collect all experts on process 0 for the next `state_dict`. A collective."""
+        for name, parameter in self.named_parameters(recurse=False):
+            full = gather_experts(parameter, self.topology)
+            if full is not None:
+                self._gathered[name] = full
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.topology.num_processes == 1:
+            return
+        if not self._gathered:
+            raise RuntimeError(
+                "the experts live on several processes and were not gathered; train with "
+                "--optimizer moe_adam, which gathers them for every checkpoint"
+            )
+        for name, full in self._gathered.items():
+            destination[prefix + name] = full
+        self._gathered = {}
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name, _ in self.named_parameters(recurse=False):
+            full = state_dict.get(prefix + name)
+            if full is None:
+                continue
+            if full.shape[0] != self.topology.num_experts:
+                raise UserError(
+                    f"the checkpoint has {full.shape[0]} experts a layer, the model "
+                    f"{self.topology.num_experts}; --moe-expert-count {full.shape[0]} would do"
+                )
+            state_dict[prefix + name] = own_share(full, self.topology)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,84 @@
+"""The logical ranks of a model, and the processes that run."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from user_dir.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Logical accelerators: part of the model, saved with it, independent of what runs it."""
+
+    num_nodes: int
+    ranks_per_node: int
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("--moe-nodes", self.num_nodes),
+            ("--moe-ranks-per-node", self.ranks_per_node),
+        ):
+            if value < 1:
+                raise UserError(f"{flag} must be at least 1, but is {value}")
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_nodes * self.ranks_per_node
+
+    def __str__(self) -> str:
+        return f"{self.num_nodes} nodes x {self.ranks_per_node} ranks"
+
+
+def running_processes() -> tuple[int, int]:
+    """(index, count) of the processes of `torch.distributed`; (0, 1) without it."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def refuse_unconnected_processes() -> None:
+    """Refuse training in one of several processes that do not know of each other.
+
+    Under torchrun or srun plain `fairseq-train` runs as that many independent jobs, which write
+    over each other's checkpoints. Reads the launchers' variables.
+
+    Raises:
+        UserError: a launcher started several processes, but `torch.distributed` has one.
+    """
+    _, num_processes = running_processes()
+    started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
+    if started > 1 and num_processes == 1:
+        raise UserError(
+            f"{started} processes were started, but each would train a model of its own; start "
+            "scomoe-train (python -m user_dir.cli.train) instead of fairseq-train"
+        )
+
+
+def running_layout() -> Layout:
+    """One logical rank for each process that runs, nodes as the launcher's environment tells them.
+
+    Reads LOCAL_WORLD_SIZE, which torchrun and `scomoe-train` set; without it, one node.
+    """
+    _, num_processes = running_processes()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    if num_processes == 1:
+        local = 1
+    if num_processes % local:
+        raise UserError(
+            f"{num_processes} processes do not divide into nodes of {local} "
+            "(LOCAL_WORLD_SIZE); give --moe-nodes and --moe-ranks-per-node"
+        )
+    return Layout(num_nodes=num_processes // local, ranks_per_node=local)
+
+
+def agree_on_maximum(values: list[int], *, device: torch.device) -> list[int]:
+    """The largest of each value over all processes; one all-reduce, then a host synchronisation."""
+    _, num_processes = running_processes()
+    if num_processes == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.int64, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor.tolist()

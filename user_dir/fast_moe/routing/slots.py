@@ -1,0 +1,134 @@
+"""Which experts a token goes to, and the slot it gets there. Plain functions on tensors.
+
+Shape suffixes: V hosted ranks, T tokens of a rank (padded to the largest rank), K choices of a
+token, E experts in reach, C slots an expert offers to one rank.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from user_dir.fast_moe.gathers import invert_permutation
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where every token goes, and in which order the tokens lie at every expert.
+
+    ``sorted_elements_VN`` (N = K·T) lists the elements k·T + t of each rank ordered by expert,
+    then by slot; the first ``counts_VE.sum(-1)`` of them were routed, before any drop.
+    """
+
+    expert_ids_VTK: Tensor  # int64; -1: no such choice (padding, or given up by the policy)
+    slots_VTK: Tensor  # int64; -1: dropped, or no such choice
+    weights_VTK: Tensor  # what combine multiplies an expert's output with; 0 where slot is -1
+    counts_VE: Tensor  # int64, choices of each expert before drops
+    sorted_elements_VN: Tensor  # int64
+    capacity: int | None  # slots an expert offers to one rank; None: as many as it needs
+
+    @property
+    def num_choices(self) -> int:
+        return self.expert_ids_VTK.shape[-1]
+
+
+def expert_capacity(num_tokens: int, num_experts: int, *, top_k: int, factor: float) -> int:
+    """Slots that each expert offers to one rank's tokens (GShard, algorithm 1); at least 1.
+
+    ``factor`` is taken as the decimal that the user wrote, so that 1.1 · 10 is 11.
+    """
+    even_share = -(-num_tokens // num_experts)
+    return max(1, math.floor(top_k * even_share * Fraction(str(factor))))
+
+
+def evaluation_capacity(num_tokens: int, *, fraction: float) -> int:
+    """Slots of an expert at evaluation: that share of a rank's tokens, rounded up; at least 1."""
+    return max(1, math.ceil(num_tokens * Fraction(str(fraction))))
+
+
+def assign_slots(
+    expert_ids_VTK: Tensor, *, num_experts: int, priority_VT: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Number the tokens of every expert: first choices before second ones, then by priority.
+
+    Args:
+        expert_ids_VTK: chosen experts, -1 for no choice.
+        num_experts: E, experts in reach.
+        priority_VT: a permutation of 0..T-1 for each rank, low first; None: batch order.
+
+    Returns:
+        slots_VTK (int64, -1 for no choice), counts_VE, sorted_elements_VN (see `Routing`).
+    """
+    num_ranks, num_tokens, num_choices = expert_ids_VTK.shape
+    device = expert_ids_VTK.device
+    if priority_VT is None:
+        priority_VT = torch.arange(num_tokens, device=device).expand(num_ranks, num_tokens)
+    ids_VKT = expert_ids_VTK.transpose(1, 2)
+    is_routed_VKT = ids_VKT >= 0
+    choice_K1 = torch.arange(num_choices, device=device).unsqueeze(-1)
+    # One int64 key carries (expert, choice, priority), so a single sort numbers every slot;
+    # what is not routed sorts behind the last expert.
+    expert_VKT = torch.where(is_routed_VKT, ids_VKT, num_experts)
+    key_VKT = (expert_VKT * num_choices + choice_K1) * num_tokens + priority_VT.unsqueeze(1)
+    sorted_elements_VN = key_VKT.flatten(1).argsort(dim=1, stable=True)
+
+    counts_VE = count_by_expert(expert_VKT.flatten(1), num_experts=num_experts)
+    first_slots_VE = counts_VE.cumsum(1) - counts_VE
+    positions_VN = invert_permutation(sorted_elements_VN)
+    starts_VN = torch.nn.functional.pad(first_slots_VE, (0, 1)).gather(1, expert_VKT.flatten(1))
+    slots_VKT = (positions_VN - starts_VN).view_as(ids_VKT)
+    slots_VTK = slots_VKT.masked_fill(~is_routed_VKT, -1).transpose(1, 2)
+    return slots_VTK, counts_VE, sorted_elements_VN
+
+
+def count_by_expert(expert_ids_VN: Tensor, *, num_experts: int) -> Tensor:
+    """How often each expert occurs in each row; ids of ``num_experts`` and above do not count."""
+    counts = expert_ids_VN.new_zeros(expert_ids_VN.shape[0], num_experts + 1)
+    ones = torch.ones_like(expert_ids_VN)
+    return counts.scatter_add_(1, expert_ids_VN, ones)[:, :num_experts]
+
+
+def build_routing(
+    expert_ids_VTK: Tensor,
+    probs_VTK: Tensor,
+    *,
+    num_experts: int,
+    capacity: int | None,
+    normalize: str,
+    priority_VT: Tensor | None = None,
+) -> Routing:
+    """Give every choice its slot and its weight.
+
+    Args:
+        probs_VTK: the gate's probabilities of the choices, those given up by the policy included.
+        capacity: slots an expert offers to one rank; choices beyond it are dropped.
+        normalize: "none" (Switch), "before" or "after" dropping (GShard's two variants).
+    """
+    slots_VTK, counts_VE, sorted_elements_VN = assign_slots(
+        expert_ids_VTK, num_experts=num_experts, priority_VT=priority_VT
+    )
+    if capacity is not None:
+        slots_VTK = slots_VTK.masked_fill(slots_VTK >= capacity, -1)
+    survives_VTK = slots_VTK >= 0
+    weights_VTK = probs_VTK
+    if normalize == "before":
+        weights_VTK = _divide_by_sum(weights_VTK)
+    weights_VTK = weights_VTK.masked_fill(~survives_VTK, 0.0)
+    if normalize == "after":
+        weights_VTK = _divide_by_sum(weights_VTK)
+    return Routing(
+        expert_ids_VTK=expert_ids_VTK,
+        slots_VTK=slots_VTK,
+        weights_VTK=weights_VTK,
+        counts_VE=counts_VE,
+        sorted_elements_VN=sorted_elements_VN,
+        capacity=capacity,
+    )
+
+
+def _divide_by_sum(weights_VTK: Tensor) -> Tensor:
+    # The sum is 0 only where every choice was dropped; those weights stay 0.
+    smallest = torch.finfo(weights_VTK.dtype).tiny
+    return weights_VTK / weights_VTK.sum(dim=-1, keepdim=True).clamp(min=smallest)

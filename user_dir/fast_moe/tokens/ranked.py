@@ -1,0 +1,131 @@
+"""The real tokens of a batch, rank by rank: what a stack's MoE layers work on.
+
+Shape suffixes: B sentences, S positions of a sentence, V hosted ranks, T tokens of a rank
+(padded to the largest rank anywhere), N = S·B positions of the (S, B, D) activations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from user_dir.fast_moe.gathers import gather_rows
+from user_dir.fast_moe.layout.processes import agree_on_maximum
+from user_dir.fast_moe.layout.reach import Reach, Shares
+from user_dir.fast_moe.tokens.noise import NoiseKey
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What all ranks agreed on for a pass: the largest number of tokens, and of each reach."""
+
+    num_tokens: int
+    quotas: dict[Reach, int]
+
+
+@dataclass(frozen=True)
+class RankedTokens:
+    """Which of a rank's T places hold real tokens; made once for each pass of a stack."""
+
+    is_pad_VT: Tensor
+    counts: tuple[int, ...]  # real tokens of each hosted rank
+    sizes: Sizes
+    noise: NoiseKey | None  # None: no routing noise (evaluation)
+    is_reported: bool  # whether anyone reads the layers' balance losses and statistics
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the largest number of real tokens on any rank of any process."""
+        return self.sizes.num_tokens
+
+
+@dataclass(frozen=True)
+class PlacedTokens(RankedTokens):
+    """Ranked tokens that know where they stand in the batch."""
+
+    position_VT: Tensor  # s·B + b of each token; -1: none
+    place_N: Tensor  # v·T + t of each position; -1: padding
+    num_sentences: int
+
+    @property
+    def step_VT(self) -> Tensor:
+        """The position s of each token in its sentence; -1: none."""
+        return torch.where(self.is_pad_VT, -1, self.position_VT // max(1, self.num_sentences))
+
+    def collect(self, x_SBD: Tensor) -> Tensor:
+        """The tokens of each rank in batch order, (V, T, D); 0 where a rank has fewer."""
+        rows = gather_rows(
+            x_SBD.flatten(0, 1), self.position_VT.flatten(), self.place_N.unsqueeze(-1)
+        )
+        return rows.view(*self.position_VT.shape, -1)
+
+    def scatter(self, x_VTD: Tensor, like_SBD: Tensor) -> Tensor:
+        """The inverse of collect; 0 at padding."""
+        rows = gather_rows(
+            x_VTD.flatten(0, 1), self.place_N, self.position_VT.flatten().unsqueeze(-1)
+        )
+        return rows.view_as(like_SBD)
+
+
+def agree_on_sizes(counts: Sequence[int], shares: Shares | None, *, device: torch.device) -> Sizes:
+    """The largest number of tokens on any rank, and of tokens of each reach. A collective.
+
+    Args:
+        counts: real tokens of each hosted rank.
+        shares: of the tokens; None: all of them go everywhere.
+    """
+    quotas = [shares.quotas(count) if shares else {Reach.GLOBAL: count} for count in counts]
+    largest = [max(quota.get(reach, 0) for quota in quotas) for reach in Reach]
+    num_tokens, *agreed = agree_on_maximum([max(counts), *largest], device=device)
+    return Sizes(num_tokens=num_tokens, quotas=dict(zip(Reach, agreed, strict=True)))
+
+
+def rank_tokens(
+    is_pad_BS: Tensor,
+    rank_B: Tensor,
+    *,
+    num_hosted: int,
+    noise: NoiseKey | None = None,
+    shares: Shares | None = None,
+    is_reported: bool = True,
+) -> PlacedTokens:
+    """Compact the real tokens of every hosted rank, sentence by sentence. A collective.
+
+    Args:
+        rank_B: for each sentence the hosted rank (0 … V-1) that it belongs to; -1: to none, its
+            tokens are treated as padding.
+        shares: of tokens with each reach, where some layer makes a difference among them.
+        is_reported: whether layers are to give their balance losses and statistics.
+    """
+    num_sentences, length = is_pad_BS.shape
+    # Host sync: how many tokens there are decides the size of every later tensor. Once a pass.
+    is_real_BS = ~is_pad_BS & (rank_B >= 0).unsqueeze(-1)
+    sentence_n, offset_n = is_real_BS.nonzero(as_tuple=True)
+    rank_n = rank_B[sentence_n]
+    order = rank_n.argsort(stable=True)
+    rank_n, sentence_n, offset_n = rank_n[order], sentence_n[order], offset_n[order]
+    counts_V = torch.bincount(rank_n, minlength=num_hosted)
+    counts = tuple(counts_V.tolist())
+    sizes = agree_on_sizes(counts, shares, device=is_pad_BS.device)
+    num_tokens = sizes.num_tokens
+
+    starts_V = counts_V.cumsum(0) - counts_V
+    place_n = torch.arange(rank_n.shape[0], device=rank_n.device) - starts_V[rank_n]
+    place_n = rank_n * num_tokens + place_n
+    position_n = offset_n * num_sentences + sentence_n
+    position = place_n.new_full((num_hosted * num_tokens,), -1)
+    position[place_n] = position_n
+    place_N = place_n.new_full((num_sentences * length,), -1)
+    place_N[position_n] = place_n
+    position_VT = position.view(num_hosted, num_tokens)
+    return PlacedTokens(
+        is_pad_VT=position_VT < 0,
+        counts=counts,
+        sizes=sizes,
+        noise=noise,
+        is_reported=is_reported,
+        position_VT=position_VT,
+        place_N=place_N,
+        num_sentences=num_sentences,
+    )

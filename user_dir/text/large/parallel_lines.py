@@ -1,0 +1,119 @@
+"""Two texts line by line, without ever holding more of them than a few thousand lines."""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from user_dir.errors import CorpusError
+from user_dir.text.lines import clean_line
+
+LINES_AT_ONCE = 5000
+
+
+@dataclass(frozen=True)
+class RawLines:
+    """Some lines of both texts as they were read; `first` is the number of the first, from 0."""
+
+    first: int
+    sides: tuple[list[bytes], list[bytes]]
+
+
+@dataclass(frozen=True)
+class CleanPairs:
+    """What cleaning left: (line number from 0, source, target), and why the others went."""
+
+    num_read: int
+    pairs: list[tuple[int, str, str]]
+    dropped: Counter[str]
+
+
+def read_aligned(
+    source: BinaryIO, target: BinaryIO, *, names: tuple[str, str]
+) -> Iterator[RawLines]:
+    """Both texts in step; `CorpusError` if one of them is longer or damaged."""
+    first = 0
+    while True:
+        sides = [
+            _some_lines(file, name, first)
+            for file, name in zip((source, target), names, strict=True)
+        ]
+        if len(sides[0]) != len(sides[1]):
+            counts = [
+                first + len(side) + sum(1 for _ in file)
+                for side, file in zip(sides, (source, target), strict=True)
+            ]
+            raise CorpusError(
+                f"{names[0]} has {counts[0]} lines but {names[1]} has {counts[1]}; line N of both "
+                "must be the same sentence: get the files again"
+            )
+        if not sides[0]:
+            return
+        yield RawLines(first, (sides[0], sides[1]))
+        first += len(sides[0])
+
+
+def clean_pairs(
+    lines: RawLines, *, normalise: tuple[Callable[[str], str], Callable[[str], str]] | None = None
+) -> CleanPairs:
+    """Decode and clean both sides, and drop a pair with a side that holds nothing readable."""
+    pairs = []
+    dropped: Counter[str] = Counter()
+    for number, raw in enumerate(zip(*lines.sides, strict=True), start=lines.first):
+        try:
+            text = [clean_line(side.decode("utf-8").lstrip("\ufeff")) for side in raw]
+        except UnicodeDecodeError:
+            dropped["not UTF-8"] += 1
+            continue
+        if normalise is not None:
+            text = [apply(side) for apply, side in zip(normalise, text, strict=True)]
+        if not all(map(is_readable, text)):
+            dropped["empty"] += 1
+            continue
+        pairs.append((number, text[0], text[1]))
+    return CleanPairs(len(lines.sides[0]), pairs, dropped)
+
+
+def is_readable(line: str) -> bool:
+    """Whether a cleaned line shows anything."""
+    return any(char.isprintable() for char in line)
+
+
+class PairWriter:
+    """Two text files that grow line by line together."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self.num_lines = 0
+        self._closing = ExitStack()
+        self._files = []
+        for path in (source, target):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w", encoding="utf-8", newline="\n")
+            self._files.append(self._closing.enter_context(file))
+
+    def __enter__(self) -> "PairWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def write(self, source: str, target: str) -> None:
+        """Add a line to each file."""
+        for file, line in zip(self._files, (source, target), strict=True):
+            file.write(line + "\n")
+        self.num_lines += 1
+
+
+def _some_lines(file: BinaryIO, name: str, first: int) -> list[bytes]:
+    try:
+        return list(islice(file, LINES_AT_ONCE))
+    # tarfile's errors are OSErrors too; a full disk is no damage, but nothing is written here.
+    except (EOFError, OSError, zlib.error) as error:
+        raise CorpusError(
+            f"{name}: damaged, unreadable from line {first + 1} on or soon after ({error}); get "
+            "the file again"
+        ) from None

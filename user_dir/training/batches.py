@@ -1,0 +1,215 @@
+"""A batch for every logical rank: sharding, joining, ranks without data.
+
+Batches are sharded by logical rank, never by process, so that what a rank is given does not
+depend on how many processes host the ranks.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+from fairseq.data import data_utils
+from fairseq.data.iterators import EpochBatchIterator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class RankedDataset(Dataset):
+    """A fairseq dataset whose items are asked for, and given, with the rank they are for."""
+
+    def __init__(self, dataset, *, pad_idx: int, eos_idx: int, num_hosted: int):
+        self.dataset = dataset
+        self.pad_idx, self.eos_idx, self.num_hosted = pad_idx, eos_idx, num_hosted
+
+    def __getitem__(self, key: tuple[int, int]):
+        hosted_rank, index = key
+        return hosted_rank, self.dataset[index]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str):
+        if name == "dataset":  # not there yet while a worker unpickles this object
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def collater(self, samples: list) -> dict:
+        """Collate every rank's batch by itself, then join them."""
+        batches = [
+            self.dataset.collater([item for rank, item in samples if rank == hosted])
+            for hosted in range(self.num_hosted)
+        ]
+        return join_batches(
+            batches,
+            pad_idx=self.pad_idx,
+            eos_idx=self.eos_idx,
+            left_pad_source=getattr(self.dataset, "left_pad_source", True),
+            left_pad_target=getattr(self.dataset, "left_pad_target", False),
+        )
+
+
+def join_batches(
+    batches: list[dict],
+    *,
+    pad_idx: int,
+    eos_idx: int,
+    left_pad_source: bool = True,
+    left_pad_target: bool = False,
+) -> dict:
+    """One batch from a fairseq batch for each hosted rank; an empty one stands for no data.
+
+    ``net_input["sentence_ranks"]`` says whose each sentence is. A rank without data gets one
+    `[eos]` source and a target with nothing to score, whose rank is -1: it takes part in every
+    exchange with no tokens, and counts nowhere.
+    """
+    filled = [b if b else _without_tokens(pad_idx, eos_idx) for b in batches]
+    sizes = [len(batch["id"]) for batch in filled]
+    ranks = [rank if batch else -1 for rank, batch in enumerate(batches)]
+
+    def join(key: str, left_pad: bool) -> Tensor:
+        tensors = [_lookup(batch, key) for batch in filled]
+        width = max(tensor.shape[1] for tensor in tensors)
+        return torch.cat([_pad(tensor, width, pad_idx, left_pad) for tensor in tensors])
+
+    return {
+        "id": torch.cat([batch["id"] for batch in filled]),
+        "nsentences": sum(batch["nsentences"] for batch in filled),
+        "ntokens": sum(batch["ntokens"] for batch in filled),
+        "net_input": {
+            "src_tokens": join("src_tokens", left_pad_source),
+            "src_lengths": torch.cat([_lookup(batch, "src_lengths") for batch in filled]),
+            "prev_output_tokens": join("prev_output_tokens", left_pad_target),
+            "sentence_ranks": torch.tensor(ranks).repeat_interleave(torch.tensor(sizes)),
+        },
+        "target": join("target", left_pad_target),
+    }
+
+
+def without_ranks(sample: dict) -> dict:
+    """The real sentences of a joined batch, as a stock task would have made it."""
+    ranks = sample["net_input"].get("sentence_ranks")
+    if ranks is None:
+        return sample
+    keep = ranks >= 0
+    net_input = {
+        key: value[keep] for key, value in sample["net_input"].items() if key != "sentence_ranks"
+    }
+    return {
+        **sample,
+        "id": sample["id"][keep],
+        "net_input": net_input,
+        "target": sample["target"][keep],
+    }
+
+
+def _without_tokens(pad_idx: int, eos_idx: int) -> dict:
+    eos = torch.tensor([[eos_idx]])
+    return {
+        "id": torch.tensor([-1]),
+        "nsentences": 0,
+        "ntokens": 0,
+        "net_input": {
+            "src_tokens": eos,
+            "src_lengths": torch.tensor([1]),
+            "prev_output_tokens": eos,
+        },
+        "target": torch.tensor([[pad_idx]]),
+    }
+
+
+def _lookup(batch: dict, key: str) -> Tensor:
+    return batch[key] if key in batch else batch["net_input"][key]
+
+
+def _pad(tokens: Tensor, width: int, pad_idx: int, left_pad: bool) -> Tensor:
+    missing = width - tokens.shape[1]
+    sides = (missing, 0) if left_pad else (0, missing)
+    return torch.nn.functional.pad(tokens, sides, value=pad_idx)
+
+
+class RankedEpochBatchIterator(EpochBatchIterator):
+    """fairseq's epoch iterator over R shards, giving at each step the batches of several ranks.
+
+    Args:
+        stock: the iterator that the task made for the dataset.
+        dataset: the same dataset, ranked.
+        ranks: the logical ranks of this process, out of ``num_ranks``.
+    """
+
+    def __init__(
+        self,
+        stock: EpochBatchIterator,
+        dataset: RankedDataset,
+        *,
+        ranks: range,
+        num_ranks: int,
+        grouped_shuffling: bool,
+        skip_remainder_batch: bool,
+    ):
+        sampler = stock.batch_sampler
+        if callable(sampler):  # drawn anew each epoch from the task's own dataset
+            sample = sampler
+
+            def sampler(ranked, epoch):
+                return sample(ranked.dataset, epoch)
+
+        super().__init__(
+            dataset=dataset,
+            collate_fn=dataset.collater,
+            batch_sampler=sampler,
+            seed=stock.seed,
+            num_shards=num_ranks,
+            shard_id=ranks.start,
+            num_workers=stock.num_workers,
+            epoch=stock.epoch,
+            buffer_size=stock.buffer_size,
+            timeout=stock.timeout,
+            disable_shuffling=stock.disable_shuffling,
+            skip_remainder_batch=skip_remainder_batch,
+            grouped_shuffling=grouped_shuffling,
+            reuse_dataloader=stock.reuse_dataloader,
+            persistent_workers=stock.persistent_workers,
+        )
+        self.ranks = ranks
+
+    @property
+    def first_batch(self) -> dict:
+        """fairseq's dummy batch; nothing of ours ever needs it."""
+        first = super().frozen_batches[0]
+        return self.collate_fn([self.dataset[(0, index)] for index in first])
+
+    def ordered_batches(self, epoch: int, fix_batches_to_gpus: bool, shuffle: bool) -> list:
+        """For every step the (hosted rank, index) pairs of this process."""
+        batches = list(self.frozen_batches)
+        if shuffle:
+            batches = self._shuffle(batches, self.seed + epoch)
+        steps = [
+            batches[first : first + self.num_shards]
+            for first in range(0, len(batches), self.num_shards)
+        ]
+        mine = [
+            [
+                (hosted, int(index))
+                for hosted, batch in enumerate(step[self.ranks.start : self.ranks.stop])
+                for index in batch
+            ]
+            for step in steps
+        ]
+        if getattr(self.dataset, "supports_prefetch", False):
+            self.dataset.dataset.prefetch([index for step in mine for _, index in step])
+        return mine
+
+    def _shuffle(self, batches: list, seed: int) -> list:
+        with data_utils.numpy_seed(seed):
+            if not self.grouped_shuffling:
+                np.random.shuffle(batches)
+                return batches
+            # Batches are ordered by length: neighbours go to the ranks together, so that none
+            # waits for a longer one. The incomplete group, which fairseq would lose, comes last.
+            num_full = len(batches) // self.num_shards * self.num_shards
+            groups = [
+                batches[first : first + self.num_shards]
+                for first in range(0, num_full, self.num_shards)
+            ]
+            np.random.shuffle(groups)
+            return [*itertools.chain(*groups), *batches[num_full:]]

@@ -1,0 +1,156 @@
+"""The criterion `moe_cross_entropy`: label-smoothed cross entropy plus balance losses."""
+
+from dataclasses import dataclass, field
+
+import torch
+from fairseq import utils
+from fairseq.criterions import register_criterion
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyCriterionConfig,
+    label_smoothed_nll_loss,
+)
+from fairseq.dataclass import ChoiceEnum
+from fairseq.logging import metrics
+from torch import Tensor
+
+from user_dir.errors import UserError
+from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
+from user_dir.training.metrics import KINDS, log_moe_metrics, metric_key
+from user_dir.training.stopping import agree, num_requests
+
+
+@dataclass
+class MoeCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    """Label smoothing as in fairseq, and the weight of the balance losses."""
+
+    moe_gate_loss_wt: float = field(
+        default=0.01,
+        metadata={"help": "weight of the balance loss in the training loss; 0.01 is usual"},
+    )
+    moe_gate_loss_combine_method: ChoiceEnum(["average", "sum"]) = field(  # type: ignore
+        default="average", metadata={"help": "how the balance losses of the layers are combined"}
+    )
+    moe_gate_loss_transform: ChoiceEnum(["none", "neg-log"]) = field(  # type: ignore
+        default="none",
+        metadata={"help": "none; neg-log of fairseq's MoE branch is refused, with the reason"},
+    )
+
+
+@register_criterion("moe_cross_entropy", dataclass=MoeCrossEntropyConfig)
+class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
+    """Σ over logical ranks of CE_r + λ · sample_size_r · A_r, A_r the layers' balance losses.
+
+    Takes models without MoE layers as well; λ then has no effect.
+    """
+
+    def __init__(
+        self,
+        task,
+        sentence_avg,
+        label_smoothing,
+        ignore_prefix_size=0,
+        report_accuracy=False,
+        moe_gate_loss_wt=0.01,
+        moe_gate_loss_combine_method="average",
+        moe_gate_loss_transform="none",
+    ):
+        refuse_unconnected_processes()
+        super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
+        if str(moe_gate_loss_transform) == "neg-log":
+            raise UserError(
+                "--moe-gate-loss-transform neg-log is refused: the negative logarithm falls as "
+                "the experts collapse, so training would reward imbalance; leave it at none"
+            )
+        if moe_gate_loss_wt < 0:
+            raise UserError(f"--moe-gate-loss-wt must be 0 or more, but is {moe_gate_loss_wt}")
+        self.gate_loss_weight = moe_gate_loss_wt
+        self.combine = str(moe_gate_loss_combine_method)
+
+    def forward(self, model, sample, reduce=True):
+        """The loss, the sample size, and the logging output (see `reduce_metrics`)."""
+        net_output = model(**sample["net_input"])
+        lprobs = model.get_normalized_probs(net_output, log_probs=True)
+        target = model.get_targets(sample, net_output)
+        if self.ignore_prefix_size > 0:
+            lprobs = lprobs[:, self.ignore_prefix_size :].contiguous()
+            target = target[:, self.ignore_prefix_size :].contiguous()
+        loss, nll_loss = label_smoothed_nll_loss(
+            lprobs.flatten(0, 1),
+            target.flatten(),
+            self.eps,
+            ignore_index=self.padding_idx,
+            reduce=reduce,
+        )
+        sample_size = sample["nsentences"] if self.sentence_avg else sample["ntokens"]
+        logging_output = {
+            "loss": loss.data,
+            "nll_loss": nll_loss.data,
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "sample_size": sample_size,
+            "stop_requests": num_requests(),
+            **padding_counts(sample, self.padding_idx),
+        }
+        extra = net_output[1]
+        if extra.get("moe_reports"):
+            gate_loss = self._gate_loss(extra, sample)
+            if reduce:
+                loss = loss + self.gate_loss_weight * gate_loss
+            logging_output["loss"] = loss.data
+            logging_output["moe_gate_loss"] = gate_loss.data
+            for report in extra["moe_reports"]:
+                logging_output[metric_key(report)] = report.sums
+        if self.report_accuracy:
+            is_target = target.ne(self.padding_idx)
+            correct = lprobs.argmax(-1).eq(target) & is_target
+            logging_output["n_correct"] = utils.item(correct.sum())
+            logging_output["total"] = utils.item(is_target.sum())
+        return loss, sample_size, logging_output
+
+    def _gate_loss(self, extra: dict, sample: dict) -> Tensor:
+        """Σ over hosted ranks of sample_size_r · A_r."""
+        losses = [report.balance_loss_V for report in extra["moe_reports"]]
+        losses = [loss_V for loss_V in losses if loss_V is not None]
+        if not losses:  # clustering alone is balanced by what it is
+            return sample["target"].new_zeros((), dtype=torch.float32)
+        losses_V = torch.stack(losses)
+        losses_V = losses_V.mean(dim=0) if self.combine == "average" else losses_V.sum(dim=0)
+        ranks_B = extra["sentence_ranks"]
+        if self.sentence_avg:
+            sizes_B = torch.ones_like(ranks_B)
+        else:
+            sizes_B = sample["target"].ne(self.padding_idx).sum(dim=1)
+        sizes_V = losses_V.new_zeros(losses_V.shape[0] + 1)  # the last for sentences of no rank
+        sizes_V = sizes_V.index_add(0, ranks_B % sizes_V.shape[0], sizes_B.to(sizes_V))[:-1]
+        return (sizes_V * losses_V).sum()
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        """Log loss and nll (base 2), accuracy, padding share, and the mixtures' metrics."""
+        super().reduce_metrics(logging_outputs)
+        totals = {
+            key: sum(log[key] for log in logging_outputs if key in log)
+            for key in logging_outputs[0]
+        }
+        agree(totals["stop_requests"])
+        metrics.log_scalar("sample_size", float(totals["sample_size"]), weight=0, round=1)
+        positions = float(totals["positions"])
+        if positions > 0:
+            share = float(totals["padding"]) / positions
+            metrics.log_scalar("padding", share, positions, round=3)
+        if "moe_gate_loss" in totals:
+            size = float(totals["sample_size"])
+            if size > 0:
+                metrics.log_scalar(
+                    "moe_gate_loss", float(totals["moe_gate_loss"]) / size, size, round=4
+                )
+            log_moe_metrics({name: sums for name, sums in totals.items() if name.startswith(KINDS)})
+
+
+def padding_counts(sample: dict, padding_idx: int) -> dict[str, int]:
+    """Positions of source and target, and how many of them are padding."""
+    source, target = sample["net_input"]["src_tokens"], sample["target"]
+    positions = source.numel() + target.numel()
+    padding = source.eq(padding_idx).sum() + target.eq(padding_idx).sum()
+    return {"positions": positions, "padding": padding}

@@ -1,0 +1,103 @@
+"""The optimizer `moe_adam`: Adam for models whose experts live on several processes."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from fairseq.optim import register_optimizer
+from fairseq.optim.adam import Adam, FairseqAdam, FairseqAdamConfig
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+
+from user_dir.checkpoints.gathering import (
+    gather_model,
+    gather_optimizer_state,
+    own_optimizer_state,
+    trained_model,
+)
+from user_dir.fast_moe.experts.sharding import sum_over_replicas
+
+
+@dataclass
+class MoeAdamConfig(FairseqAdamConfig):
+    """The options of fairseq's `adam`."""
+
+
+@register_optimizer("moe_adam", dataclass=MoeAdamConfig)
+class MoeAdam(FairseqAdam):
+    """fairseq's Adam with the state of all experts in checkpoints and all of them in the norm."""
+
+    def __init__(self, cfg: MoeAdamConfig, params):
+        FairseqOptimizer.__init__(self, cfg)
+        self._optimizer = ConsolidatingAdam(params, **self.optimizer_config)
+
+    def all_reduce_grads(self, module) -> None:
+        """Average shared gradients, then add up those of replicated experts."""
+        super().all_reduce_grads(module)
+        trained = trained_model()
+        if trained is not None:
+            experts = [p for p in module.parameters() if hasattr(p, "expert")]
+            sum_over_replicas(experts, trained.topology)
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn=None) -> torch.Tensor:
+        """Clip by the norm over all shared parameters and all experts of all processes."""
+        grads = [p.grad for p in self.params if p.grad is not None]
+        total_norm = self._global_norm()
+        if max_norm > 0:
+            factor = (max_norm / (total_norm + 1e-6)).clamp(max=1)
+            torch._foreach_mul_(grads, factor)
+        return total_norm
+
+    def _global_norm(self) -> torch.Tensor:
+        shared = [p.grad for p in self.params if p.grad is not None and not hasattr(p, "expert")]
+        experts = [p.grad for p in self.params if p.grad is not None and hasattr(p, "expert")]
+        device = next(iter(self.params)).device
+        square = _square_norm(experts, device)
+        trained = trained_model()
+        if trained is not None and trained.topology.num_processes > 1:
+            dist.all_reduce(square)
+            square = square / trained.topology.num_processes_per_expert
+        return (square + _square_norm(shared, device)).sqrt()
+
+
+def _square_norm(grads: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    if not grads:
+        return torch.zeros((), device=device)
+    norms = torch._foreach_norm([grad.float() for grad in grads])
+    return torch.stack(norms).square().sum()
+
+
+class ConsolidatingAdam(Adam):
+    """fairseq's Adam step; its state dict holds the state of all experts."""
+
+    def __init__(self, params, **options):
+        super().__init__(params, **options)
+        self._gathered: dict[int, dict[str, torch.Tensor]] | None = None
+
+    @property
+    def supports_flat_params(self) -> bool:
+        # Flat buffers would mix experts with shared weights.
+        return False
+
+    def consolidate_state_dict(self) -> None:
+        """Gather experts and their state on process 0; fairseq calls it on all before saving."""
+        gather_model()
+        if _is_spread():
+            self._gathered = gather_optimizer_state(self.param_groups, self.state)
+
+    def state_dict(self):
+        state = super().state_dict()
+        if _is_spread():
+            assert self._gathered is not None, "fairseq consolidates before it saves"
+            state["state"] = {**state["state"], **self._gathered}
+            self._gathered = None
+        return state
+
+    def load_state_dict(self, state_dict) -> None:
+        """Load the state of all experts, keeping this process's share."""
+        own = own_optimizer_state(self.param_groups, state_dict["state"])
+        super().load_state_dict({**state_dict, "state": own})
+
+
+def _is_spread() -> bool:
+    trained = trained_model()
+    return trained is not None and trained.topology.num_processes > 1

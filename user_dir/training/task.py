@@ -1,0 +1,156 @@
+"""fairseq's two translation tasks, with a batch for every logical rank."""
+
+import logging
+from argparse import Namespace
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks.translation import EVAL_BLEU_ORDER, TranslationConfig, TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+
+from user_dir.checkpoints.gathering import trained_model
+from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
+from user_dir.training.batches import RankedDataset, RankedEpochBatchIterator, without_ranks
+from user_dir.training.language_tokens import PairTokenManager, add_pair_tokens
+from user_dir.translation.in_step import StepwiseEnsemble, decode_everywhere, is_spread
+
+logger = logging.getLogger(__name__)
+
+_UNGROUPED_HELP = (
+    "shuffle batches one by one; by default ranks get batches of like length at every step"
+)
+
+
+class _RankedBatches(FairseqTask):
+    """Shards training and validation batches by logical rank. Comes before fairseq's task."""
+
+    _trains = False
+
+    def build_criterion(self, cfg, **kwargs):
+        refuse_unconnected_processes()
+        # Only training and validation have a criterion; generation shards by process.
+        self._trains = True
+        self._ranked: dict = {}
+        return super().build_criterion(cfg, **kwargs)
+
+    def get_batch_iterator(
+        self,
+        dataset,
+        *args,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        skip_remainder_batch: bool = False,
+        grouped_shuffling: bool = False,
+        **kwargs,
+    ):
+        """fairseq's epoch iterator; in training and validation over the logical ranks."""
+        trained = trained_model() if self._trains else None
+        if trained is None:
+            return super().get_batch_iterator(
+                dataset,
+                *args,
+                num_shards=num_shards,
+                shard_id=shard_id,
+                skip_remainder_batch=skip_remainder_batch,
+                grouped_shuffling=grouped_shuffling,
+                **kwargs,
+            )
+        topology = trained.topology
+        stock = super().get_batch_iterator(dataset, *args, num_shards=topology.num_ranks, **kwargs)
+        known, ranked = self._ranked.get(dataset, (None, None))
+        if known is not stock:
+            ranked = RankedEpochBatchIterator(
+                stock,
+                RankedDataset(
+                    dataset,
+                    pad_idx=self.source_dictionary.pad(),
+                    eos_idx=self.source_dictionary.eos(),
+                    num_hosted=topology.num_hosted,
+                ),
+                ranks=topology.hosted_ranks,
+                num_ranks=topology.num_ranks,
+                grouped_shuffling=not self._shuffles_one_by_one(),
+                skip_remainder_batch=skip_remainder_batch,
+            )
+            self._ranked[dataset] = (stock, ranked)
+        return ranked
+
+    def _shuffles_one_by_one(self) -> bool:
+        raise NotImplementedError
+
+    def build_generator(self, models, args, **kwargs):
+        """fairseq's generator; in step where the experts are spread over processes."""
+        if is_spread(models[0]):
+            models = StepwiseEnsemble(models)
+        return super().build_generator(models, args, **kwargs)
+
+    def inference_step(self, generator, models, sample, **kwargs):
+        """Translate the real sentences of a batch, each on the rank of its own tokens."""
+        sample = without_ranks(sample)
+        step = partial(super().inference_step, generator, models, **kwargs)
+        if not is_spread(models[0]):
+            return step(sample)
+        with torch.no_grad():
+            return decode_everywhere(
+                sample, generator.model, pad_idx=self.source_dictionary.pad(), generate=step
+            )
+
+
+@dataclass
+class ScomoeTranslationConfig(TranslationConfig):
+    """fairseq's options of `translation`."""
+
+    no_grouped_shuffling: bool = field(default=False, metadata={"help": _UNGROUPED_HELP})
+
+
+@register_task("scomoe_translation", dataclass=ScomoeTranslationConfig)
+class ScomoeTranslationTask(_RankedBatches, TranslationTask):
+    """fairseq's `translation` with batches sharded by logical rank."""
+
+    def _shuffles_one_by_one(self) -> bool:
+        return self.cfg.no_grouped_shuffling
+
+    def _inference_with_bleu(self, generator, sample, model):
+        """BLEU's counts of the real sentences; a process may have none of them."""
+        sample = without_ranks(sample)
+        if len(sample["id"]):
+            return super()._inference_with_bleu(generator, sample, model)
+        self.inference_step(generator, [model], sample, prefix_tokens=None)
+        order = range(EVAL_BLEU_ORDER)
+        return Namespace(sys_len=0, ref_len=0, counts=[0 for _ in order], totals=[0 for _ in order])
+
+
+@register_task("scomoe_multilingual_translation")
+class ScomoeMultilingualTranslationTask(_RankedBatches, TranslationMultiSimpleEpochTask):
+    """fairseq's `translation_multi_simple_epoch` with batches sharded by logical rank."""
+
+    @staticmethod
+    def add_args(parser):
+        TranslationMultiSimpleEpochTask.add_args(parser)
+        parser.add_argument("--no-grouped-shuffling", action="store_true", help=_UNGROUPED_HELP)
+        parser.add_argument(
+            "--encoder-lang-pair-token",
+            action="store_true",
+            help="prepend a token of the language pair to the source (--encoder-langtok lang_pair "
+            "of the paper's release), instead of a token of one language",
+        )
+
+    @classmethod
+    def setup_task(cls, args, **kwargs):
+        """fairseq's, told to prepend a token where ours is asked for."""
+        if args.encoder_lang_pair_token:
+            args.encoder_langtok = "src"
+        return super().setup_task(args, **kwargs)
+
+    def __init__(self, args, langs, dicts, training):
+        super().__init__(args, langs, dicts, training)
+        if args.encoder_lang_pair_token:
+            add_pair_tokens(dicts.values(), args.lang_pairs)
+            self.data_manager = PairTokenManager(
+                args, self.lang_pairs, langs, dicts, self.sampling_method
+            )
+
+    def _shuffles_one_by_one(self) -> bool:
+        return self.args.no_grouped_shuffling

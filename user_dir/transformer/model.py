@@ -1,0 +1,198 @@
+"""The encoder-decoder Transformer `scomoe`, on fairseq's own `transformer`."""
+
+import logging
+from argparse import Namespace
+from copy import copy
+
+import torch
+from fairseq.models import register_model
+from fairseq.models.transformer import TransformerConfig, TransformerModel, base_architecture
+from torch import Tensor
+
+from user_dir.checkpoints.gathering import declare_dense, declare_trained
+from user_dir.checkpoints.layout import (
+    check_saved_feature_shares,
+    check_saved_layout,
+    save_feature_shares,
+    save_layout,
+)
+from user_dir.errors import UserError
+from user_dir.fast_moe.build import MoeParts
+from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.experts.sharding import scale_expert_gradients
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.tokens.noise import NoiseKey
+from user_dir.transformer.decoder import ScomoeDecoder
+from user_dir.transformer.encoder import ScomoeEncoder
+from user_dir.transformer.layer_order import check_type_is_used, order_layers
+from user_dir.transformer.options import (
+    add_moe_options,
+    add_scomoe_options,
+    check_training_options,
+    resolve_layout,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@register_model("scomoe")
+class ScomoeModel(TransformerModel):
+    """A Transformer whose feed-forward layers are mixtures of experts.
+
+    Without a MoE layer it is fairseq's `transformer`, parameter for parameter.
+    """
+
+    @classmethod
+    def add_args(cls, parser):
+        """Add fairseq's transformer options and ours."""
+        super().add_args(parser)
+        add_moe_options(parser)
+        add_scomoe_options(parser)
+
+    @classmethod
+    def build_model(cls, args, task):
+        """Build the model; writes the resolved layout into ``args``, which the checkpoint keeps."""
+        if not isinstance(args, Namespace):  # fairseq-hydra-train
+            args = Namespace(**args)
+        base_architecture(args)
+        config = MoeConfig.from_args(args)
+        if not config.has_moe:
+            declare_dense()
+            return super().build_model(args, task)
+        check_training_options(args)
+        check_stacks(config, args)
+        layout = resolve_layout(args)
+        check_scomoe_layout(config, layout)
+        topology = Topology(layout, num_experts=config.num_experts)
+        logger.info(
+            "layout: %s; %d processes host %d ranks each; %d experts, %d a rank",
+            layout,
+            topology.num_processes,
+            topology.num_hosted,
+            topology.num_experts,
+            topology.experts_per_rank,
+        )
+        # The configuration object that fairseq hands to every builder carries our parts along.
+        args_with_parts = copy(args)
+        args_with_parts.moe_parts = MoeParts(config=config, topology=topology)
+        model = super().build_model(args_with_parts, task)
+        _log_parameters(model, topology)
+        scale_expert_gradients(model, topology, rule=config.normalize_expert_grad)
+        declare_trained(model, topology)
+        return model
+
+    @classmethod
+    def build_encoder(cls, args, src_dict, embed_tokens):
+        return ScomoeEncoder(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
+
+    @classmethod
+    def build_decoder(cls, args, tgt_dict, embed_tokens):
+        cfg = TransformerConfig.from_namespace(args)
+        return ScomoeDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
+
+    def __init__(self, args, encoder, decoder):
+        super().__init__(args, encoder, decoder)
+        self.moe_parts: MoeParts | None = getattr(args, "moe_parts", None)
+        self._update, self._micro_batch = 0, 0
+        if self.moe_parts is not None:
+            save_layout(self, self.moe_parts.topology.layout)
+            if self.moe_parts.config.scomoe_type == "feat":
+                save_feature_shares(self, self.moe_parts.config.shares)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Told by the task before every micro-batch; the routing noise depends on it."""
+        super().set_num_updates(num_updates)
+        if num_updates != self._update:
+            self._update, self._micro_batch = num_updates, 0
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        sentence_ranks: Tensor | None = None,
+        **kwargs,
+    ):
+        """fairseq's forward pass.
+
+        Args:
+            sentence_ranks: for each sentence the hosted rank (0 … V-1) that it belongs to, -1
+                for a sentence that holds no real tokens; by default the batch is divided evenly
+                and in order.
+
+        Returns:
+            fairseq's pair; ``extra["moe_reports"]`` holds a `MoeReport` for each MoE layer and
+            ``extra["sentence_ranks"]`` the ranks.
+        """
+        if self.moe_parts is None:
+            return super().forward(src_tokens, src_lengths, prev_output_tokens, **kwargs)
+        if sentence_ranks is None:
+            num_sentences = src_tokens.shape[0]
+            sentence_ranks = torch.arange(num_sentences, device=src_tokens.device)
+            sentence_ranks = sentence_ranks * self.moe_parts.topology.num_hosted // num_sentences
+        noise = self._draw_noise_key() if self.training else None
+        kwargs.pop("return_all_hiddens", None)
+        encoder_out = self.encoder(
+            src_tokens, src_lengths, sentence_ranks=sentence_ranks, noise=noise
+        )
+        return self.decoder(prev_output_tokens, encoder_out=encoder_out, noise=noise, **kwargs)
+
+    def _draw_noise_key(self) -> NoiseKey:
+        assert self.moe_parts is not None
+        key = NoiseKey(self.moe_parts.config.seed, self._update, self._micro_batch)
+        self._micro_batch += 1
+        return key
+
+    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
+        """Load a checkpoint of any number of processes; its layout must be this model's."""
+        if self.moe_parts is not None:
+            check_saved_layout(
+                state_dict, self.moe_parts.topology.layout, is_given=self.args.moe_layout_given
+            )
+            if self.moe_parts.config.scomoe_type == "feat":
+                check_saved_feature_shares(state_dict, self.moe_parts.config.shares)
+        return super().load_state_dict(state_dict, strict, model_cfg, args)
+
+
+def check_stacks(config: MoeConfig, args: Namespace) -> None:
+    """Refuse layers that the options of the mixtures do not fit.
+
+    Raises:
+        ValueError: clustering, reordering or a type does not fit the layers or their width.
+    """
+    orders = {
+        stack: order_layers(config, stack=stack, num_layers=getattr(args, f"{stack}_layers"))
+        for stack in ("encoder", "decoder")
+    }
+    check_type_is_used(config, list(orders.values()))
+    for stack, order in orders.items():
+        if LayerKind.FEAT in order.mixtures:
+            config.shares.features(getattr(args, f"{stack}_embed_dim"))
+
+
+def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
+    """Refuse fewer experts than ranks where tokens may not leave their rank or node.
+
+    Raises:
+        ValueError: the number of experts is no multiple of the number of ranks.
+    """
+    if config.scomoe_type == "none" and not config.token_cluster:
+        return
+    num_experts, num_ranks = config.num_experts, layout.num_ranks
+    if num_experts % num_ranks:
+        flag = f"--scomoe-type {config.scomoe_type}"
+        near = max(1, round(num_experts / num_ranks)) * num_ranks
+        raise UserError(
+            f"{'--token-cluster' if config.token_cluster else flag} needs the same number of "
+            f"experts on every rank, but --moe-expert-count is {num_experts} for {num_ranks} "
+            f"logical ranks ({layout}); {near} would do"
+        )
+
+
+def _log_parameters(model: torch.nn.Module, topology: Topology) -> None:
+    """All parameters, those of experts on other processes included."""
+    experts = sum(p.numel() for p in model.parameters() if hasattr(p, "expert"))
+    experts = experts * topology.num_experts // len(topology.held_experts(topology.process_index))
+    shared = sum(p.numel() for p in model.parameters() if not hasattr(p, "expert"))
+    logger.info("parameters: %d, of them %d of experts", shared + experts, experts)

@@ -1,0 +1,64 @@
+"""What encoder and decoder share."""
+
+from fairseq.models.transformer import TransformerConfig
+from torch import Tensor
+
+from user_dir.fast_moe.build import MoeParts
+from user_dir.fast_moe.config import LayerKind
+from user_dir.fast_moe.tokens.noise import NoiseKey
+from user_dir.fast_moe.tokens.ranked import PlacedTokens, rank_tokens
+from user_dir.transformer.layer_order import DenseLayer, order_layers
+from user_dir.transformer.mixture_tail import MixtureTail
+from user_dir.transformer.sublayers import SublayerConfig
+
+
+class MoeStack:
+    """Knows which layers of an encoder or decoder are mixtures, and ranks their tokens."""
+
+    cfg: TransformerConfig
+    moe_parts: MoeParts | None
+    tail: MixtureTail | None
+
+    def _plan_layers(self, cfg: TransformerConfig, stack: str) -> None:
+        """Call before fairseq's constructor, which builds layers without saying which."""
+        self.moe_parts = getattr(cfg, "moe_parts", None)
+        self._stack = stack
+        self._next_index = 0
+        if self.moe_parts is not None:
+            num_layers = cfg.encoder.layers if stack == "encoder" else cfg.decoder.layers
+            self._order = order_layers(self.moe_parts.config, stack=stack, num_layers=num_layers)
+
+    def _next_kind(self) -> DenseLayer | LayerKind:
+        if self.moe_parts is None:
+            return DenseLayer.FULL
+        self._next_index += 1
+        return self._order.layers[self._next_index - 1]
+
+    def _build_tail(self, cfg: TransformerConfig) -> None:
+        """Call after fairseq's constructor: the mixtures of a reordered stack."""
+        self.tail = None
+        if self.moe_parts is not None and self._order.tail:
+            of_sublayers = SublayerConfig.of(cfg, self._stack)
+            self.tail = MixtureTail(self.moe_parts, of_sublayers, self._order.tail, cfg)
+
+    @property
+    def _layer_name(self) -> str:
+        return f"{self._stack}.{self._next_index - 1}"
+
+    def _rank_tokens(
+        self,
+        is_pad_BS: Tensor,
+        rank_B: Tensor,
+        noise: NoiseKey | None,
+        *,
+        is_reported: bool = True,
+    ) -> PlacedTokens:
+        assert self.moe_parts is not None
+        return rank_tokens(
+            is_pad_BS,
+            rank_B,
+            num_hosted=self.moe_parts.topology.num_hosted,
+            noise=noise,
+            shares=self.moe_parts.seq_shares,
+            is_reported=is_reported,
+        )

@@ -1,0 +1,246 @@
+"""The options of `scomoe-translate`, and what they resolve to for a given checkpoint."""
+
+import argparse
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from user_dir.checkpoints.files import open_checkpoint, task_options
+from user_dir.errors import UserError
+from user_dir.translation.translator import Decoding
+
+# What training in one process may do and several processes refuse; decoding has no use for it.
+_ONLY_IN_TRAINING = {
+    "optimizer": "moe_adam",
+    "no_save_optimizer_state": False,
+    "store_ema": False,
+    "amp": False,
+    "memory_efficient_fp16": False,
+    "memory_efficient_bf16": False,
+}
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which model translates between which languages."""
+    add = parser.add_argument
+    add(
+        "--path",
+        required=True,
+        metavar="CKPT[:CKPT...]",
+        help="checkpoint; several with colons between decode as an ensemble",
+    )
+    add(
+        "--data",
+        metavar="DIR",
+        help="folder with dict.LANGUAGE.txt (default: the one the checkpoint was trained on)",
+    )
+    add(
+        "-s",
+        "--source-lang",
+        metavar="LANG",
+        help="language of the input; needed for a multilingual checkpoint",
+    )
+    add(
+        "-t",
+        "--target-lang",
+        metavar="LANG",
+        help="language of the output; needed for a multilingual checkpoint",
+    )
+    add(
+        "--lang-dict",
+        metavar="FILE",
+        help="list of languages of a multilingual checkpoint, if it is no longer where it was",
+    )
+    add(
+        "--model-overrides",
+        type=_overrides,
+        default={},
+        metavar="DICT",
+        help="options to change in the checkpoint, such as \"{'moe_eval_capacity_token_fraction': "
+        '0.25}"',
+    )
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how to search, and on what device."""
+    add = parser.add_argument
+    add("--beam", type=positive, default=5, help="beam size (default: %(default)s)")
+    add(
+        "--lenpen",
+        type=float,
+        default=1.0,
+        help="length penalty; above 1 favours longer output (default: %(default)s)",
+    )
+    add(
+        "--max-len-a",
+        type=float,
+        default=0.0,
+        metavar="A",
+        help="output has at most A x source tokens + B tokens (default: %(default)s)",
+    )
+    add(
+        "--max-len-b",
+        type=int,
+        default=200,
+        metavar="B",
+        help="see --max-len-a (default: %(default)s)",
+    )
+    add("--cpu", action="store_true", help="leave GPUs alone; without a GPU the default")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
+    precision.add_argument("--bf16", action="store_true", help="bfloat16, on a GPU or CPU")
+
+
+def add_batching_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how much is translated at a time, by how many processes."""
+    add = parser.add_argument
+    add(
+        "--max-tokens",
+        type=positive,
+        default=4096,
+        help="source tokens of a batch, padding included (default: %(default)s)",
+    )
+    add("--batch-size", type=positive, help="most lines of a batch (default: no limit)")
+    add(
+        "--processes",
+        type=positive,
+        default=1,
+        help="processes that share the batches, each with its own copy of the model "
+        "(default: %(default)s)",
+    )
+    add(
+        "--spread-experts",
+        action="store_true",
+        help="the --processes share the experts instead, for a model too large for one of them; "
+        "their number must divide that of the model's logical ranks",
+    )
+    add("--progress", action="store_true", help="report lines and speed on standard error")
+
+
+def positive(text: str) -> int:
+    """A type for argparse: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but is {value}")
+    return value
+
+
+def resolve(args: argparse.Namespace) -> Decoding:
+    """Check the options against the checkpoints, and fill in what these say.
+
+    Raises:
+        UserError: something is missing or contradicts; the message names the flag.
+    """
+    paths = tuple(args.path.split(":"))
+    states = [open_checkpoint(path, flag="--path") for path in paths]
+    saved = {**task_options(states[0]), **args.model_overrides}
+    overrides = {**args.model_overrides, **_languages(args, saved)}
+    data = overrides["data"] = _data_folder(args, saved, overrides)
+    if saved.get("lang_dict"):
+        overrides["lang_dict"] = _lang_dict(args, saved, data)
+        _check_languages_are_listed(overrides)
+    # Scores while training; would only ask for its tokenizer here.
+    overrides["eval_bleu"] = False
+    if args.spread_experts:
+        if args.processes < 2:
+            raise UserError(
+                "--spread-experts needs --processes of at least 2 to spread the experts over"
+            )
+        overrides.update(_ONLY_IN_TRAINING)
+    on_cpu = args.cpu or not torch.cuda.is_available()
+    if args.fp16 and on_cpu:
+        raise UserError("--fp16 is very slow on a CPU; use --bf16, or neither")
+    if args.max_len_a <= 0 and args.max_len_b < 1:
+        raise UserError(
+            f"--max-len-b ({args.max_len_b}) must be at least 1, or no output is possible"
+        )
+    return Decoding(
+        paths=paths,
+        data=data,
+        overrides=overrides,
+        beam=args.beam,
+        lenpen=args.lenpen,
+        max_len_a=args.max_len_a,
+        max_len_b=args.max_len_b,
+        dtype=torch.float16 if args.fp16 else torch.bfloat16 if args.bf16 else torch.float32,
+        on_cpu=on_cpu,
+        spread_experts=args.spread_experts,
+    )
+
+
+def _overrides(text: str) -> dict[str, Any]:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a dictionary in Python's notation, not {text!r}")
+    return value
+
+
+def _languages(args: argparse.Namespace, saved: Mapping[str, Any]) -> dict[str, Any]:
+    is_multilingual = saved.get("lang_pairs") is not None
+    languages = {}
+    for flag, given in ("--source-lang", args.source_lang), ("--target-lang", args.target_lang):
+        name = flag[2:].replace("-", "_")
+        known = saved.get(name)
+        if given is None and known is None:
+            pairs = saved.get("lang_pairs") or []
+            pairs = pairs if isinstance(pairs, str) else ",".join(pairs)
+            about = f" for a checkpoint trained on {pairs}" if pairs else ""
+            raise UserError(f"{flag} is needed{about}")
+        if not is_multilingual and None not in (given, known) and given != known:
+            raise UserError(
+                f"{flag} {given}: the checkpoint translates from {saved.get('source_lang')} to "
+                f"{saved.get('target_lang')} only; leave the option out"
+            )
+        languages[name] = given or known
+    return languages
+
+
+def _data_folder(
+    args: argparse.Namespace, saved: Mapping[str, Any], languages: Mapping[str, Any]
+) -> str:
+    data = args.data or saved.get("data")
+    if not data:
+        raise UserError("--data is needed: the checkpoint names no folder with dictionaries")
+    first = data if args.data else data.split(":")[0]
+    whose = f"--data ({first})" if args.data else f"the checkpoint's data folder ({first})"
+    cure = "; name the folder with the dictionaries it was trained with (--data)"
+    if not Path(first).is_dir():
+        raise UserError(f"{whose} is not there{cure}")
+    for side, flag in ("source", "source_dict"), ("target", "target_dict"):
+        name = f"dict.{languages[f'{side}_lang']}.txt"
+        if not saved.get(flag) and not (Path(first) / name).is_file():
+            raise UserError(f"{whose} has no {name}{cure}")
+    return first
+
+
+def _lang_dict(args: argparse.Namespace, saved: Mapping[str, Any], data: str) -> str:
+    """The list that the languages' tokens are numbered by; often in the data folder."""
+    if args.lang_dict:
+        if not Path(args.lang_dict).is_file():
+            raise UserError(f"--lang-dict ({args.lang_dict}): no such file")
+        return args.lang_dict
+    moved = Path(data) / Path(saved["lang_dict"]).name
+    for path in Path(saved["lang_dict"]), moved:
+        if path.is_file():
+            return str(path)
+    raise UserError(
+        f"the checkpoint's list of languages ({saved['lang_dict']}) is not there, nor is {moved}; "
+        "name it with --lang-dict"
+    )
+
+
+def _check_languages_are_listed(overrides: Mapping[str, Any]) -> None:
+    lines = Path(overrides["lang_dict"]).read_text(encoding="utf-8").splitlines()
+    listed = [line.strip() for line in lines if line.strip()]
+    for name in ("source_lang", "target_lang"):
+        if overrides[name] not in listed:
+            raise UserError(
+                f"--{name.replace('_', '-')} {overrides[name]}: the checkpoint knows "
+                f"{', '.join(listed)}"
+            )

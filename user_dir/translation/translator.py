@@ -1,0 +1,193 @@
+"""Translating batches of lines in pieces, with fairseq's beam search."""
+
+import logging
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from user_dir.errors import UserError
+from user_dir.text.pairs import Pair
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Lines of pieces to translate together.
+
+    The direction may be any that the model was trained on; None leaves it as it was.
+    """
+
+    lines: Sequence[str]
+    direction: Pair | None = None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What to translate with, resolved: a worker process needs nothing else."""
+
+    paths: tuple[str, ...]
+    data: str
+    overrides: Mapping[str, object]
+    beam: int
+    lenpen: float
+    max_len_a: float
+    max_len_b: int
+    dtype: torch.dtype
+    on_cpu: bool
+    # Each process holds a share of the experts, and all take every step together; otherwise each
+    # has the whole model.
+    spread_experts: bool = False
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The best hypothesis for one line."""
+
+    pieces: str
+    was_truncated: bool
+
+
+class Translator:
+    """The models of an ensemble and the search, on one device.
+
+    Args:
+        device_index: which GPU, where there are GPUs to use.
+
+    Raises:
+        UserError: the checkpoints do not fit their options, their dictionaries or each other.
+    """
+
+    def __init__(self, decoding: Decoding, *, device_index: int = 0):
+        # Here, not at the top: --help and mistakes in the options need no fairseq.
+        from fairseq import utils
+
+        for name in ("fairseq", "user_dir"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.device = _device(decoding, device_index)
+        self.models, self.task = _load_models(decoding)
+        if decoding.spread_experts:
+            _check_spread(self.models, self.task)
+        self.search = Namespace(
+            beam=decoding.beam,
+            lenpen=decoding.lenpen,
+            max_len_a=decoding.max_len_a,
+            max_len_b=decoding.max_len_b,
+        )
+        for model in self.models:
+            model.to(device=self.device, dtype=decoding.dtype)
+            model.prepare_for_inference_(Namespace(generation=self.search))
+        self.generator = self.task.build_generator(self.models, self.search)
+        languages = [str(decoding.overrides[f"{side}_lang"]) for side in ("source", "target")]
+        self.direction = Pair(*languages)
+        self.max_source_positions, _ = utils.resolve_max_positions(
+            self.task.max_positions(), *[model.max_positions() for model in self.models]
+        )
+
+    def translate(self, batch: Batch) -> list[Translation]:
+        """Translate the lines of one batch."""
+        from fairseq import utils
+
+        lines = batch.lines
+        self._turn_to(batch.direction)
+        tokens, was_truncated = self._encode(lines)
+        dataset = self.task.build_dataset_for_inference(tokens, [len(t) for t in tokens])
+        sample = dataset.collater([dataset[index] for index in range(len(tokens))])
+        if self.device.type == "cuda":
+            sample = utils.move_to_cuda(sample, self.device)
+        hypotheses = self.task.inference_step(self.generator, self.models, sample)
+        by_index = dict(zip(sample["id"].tolist(), hypotheses, strict=True))
+        return [
+            Translation(self._pieces(by_index[index], line), was_truncated[index])
+            for index, line in enumerate(lines)
+        ]
+
+    def take_part(self, direction: Pair | None) -> None:
+        """Take part in the translation of a batch that another process has (spread experts)."""
+        self._turn_to(direction)
+        nothing = torch.empty(0, 1, dtype=torch.int64, device=self.device)
+        sample = {
+            "id": nothing[:, 0],
+            "net_input": {"src_tokens": nothing, "src_lengths": nothing[:, 0]},
+        }
+        self.task.inference_step(self.generator, self.models, sample)
+
+    def _turn_to(self, direction: Pair | None) -> None:
+        """Let the multilingual task translate in another direction from now on."""
+        if direction is None or direction == self.direction:
+            return
+        task = self.task
+        # One encoder and one decoder serve all languages, so each has one dictionary.
+        source_dictionary, target_dictionary = task.source_dictionary, task.target_dictionary
+        task.args.source_lang, task.args.target_lang = direction.languages
+        task.source_langs, task.target_langs = [direction.source], [direction.target]
+        task.data_manager.dicts.setdefault(direction.source, source_dictionary)
+        task.data_manager.dicts.setdefault(direction.target, target_dictionary)
+        # The target language's token is among what it strips from the output.
+        self.generator = task.build_generator(self.models, self.search)
+        self.direction = direction
+
+    def _encode(self, lines: Sequence[str]) -> tuple[list[torch.Tensor], list[bool]]:
+        """Token ids with an end of sentence; those of too long lines are cut before it."""
+        tokens, _ = self.task.get_interactive_tokens_and_lengths(lines, lambda line: line)
+        # The task may add tokens of its own, such as the target language.
+        (first, *_), dataset = tokens, self.task.build_dataset_for_inference
+        added = len(dataset([first], [len(first)])[0]["source"]) - len(first)
+        limit = self.max_source_positions - added
+        was_truncated = [len(ids) > limit for ids in tokens]
+        return [
+            torch.cat([ids[: limit - 1], ids[-1:]]) if is_long else ids
+            for ids, is_long in zip(tokens, was_truncated, strict=True)
+        ], was_truncated
+
+    def _pieces(self, hypotheses: list, line: str) -> str:
+        if not hypotheses:
+            raise UserError(
+                f'no translation came out for "{line[:60]}": the model\'s scores are no numbers; '
+                "try another checkpoint (--path), or float32 instead of --fp16"
+            )
+        return self.task.target_dictionary.string(
+            hypotheses[0]["tokens"].int().cpu(),
+            extra_symbols_to_ignore=self.generator.symbols_to_strip_from_output,
+        )
+
+
+def _load_models(decoding: Decoding) -> tuple[list, Any]:
+    from fairseq import checkpoint_utils
+
+    try:
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+            decoding.paths, arg_overrides=dict(decoding.overrides)
+        )
+    except RuntimeError as error:  # of load_state_dict, a line for each tensor
+        reason = " ".join(" ".join(str(error).splitlines()[:3]).split())
+        raise UserError(
+            f"--path ({':'.join(decoding.paths)}) does not fit its options or the dictionaries in "
+            f"--data ({decoding.data}): {reason}"
+        ) from None
+    return models, task
+
+
+def _check_spread(models: list, task: Any) -> None:
+    from user_dir.translation.in_step import is_spread
+
+    if not all(map(is_spread, models)):
+        raise UserError(
+            "--spread-experts: the checkpoint has no experts to spread; leave the option out, and "
+            "--processes share the lines"
+        )
+    if not type(task).__module__.startswith("user_dir."):
+        raise UserError(
+            "--spread-experts needs a task whose processes take every step together; add "
+            "--model-overrides \"{'task': 'scomoe_translation'}\" (or "
+            "'scomoe_multilingual_translation')"
+        )
+
+
+def _device(decoding: Decoding, index: int) -> torch.device:
+    if decoding.on_cpu:
+        return torch.device("cpu")
+    device = torch.device("cuda", index % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
