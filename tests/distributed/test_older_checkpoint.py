@@ -55,5 +55,7 @@ def assert_logged(output: str, tag: str, expected: list[dict]) -> None:
     assert len(found) == len(expected)
     for ours, record in zip(found, expected, strict=True):
         for key, value in record.items():
+            if key.endswith("padding"):  # of what a process joins, so it depends on how many ranks
+                continue
             close = pytest.approx(float(value), rel=2e-3, abs=1.1e-3)
             assert float(ours[key]) == close, f"{tag}, {key}"
