@@ -16,11 +16,10 @@ import torch.distributed as dist
 from benchmarks.two_nodes import COUNTER, NODES, NUM_RANKS, RANKS_PER_NODE
 from user_dir.fast_moe.build import ExpertSizes, MoeParts
 from user_dir.fast_moe.config import LayerKind, MoeConfig
-from user_dir.fast_moe.exchange.old_wire import Posted
+from user_dir.fast_moe.exchange.all_to_all import Exchange
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
-from user_dir.fast_moe.report import LayerSums
 from user_dir.fast_moe.tokens.ranked import rank_tokens
 from user_dir.transformer.mixture_tail import MixtureTail
 from user_dir.transformer.sublayers import SublayerConfig
@@ -93,15 +92,15 @@ class _Waiting:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        wait = Posted.wait
+        wait = Exchange.wait
 
-        def timed(posted: Posted) -> torch.Tensor:
+        def timed(exchange: Exchange) -> torch.Tensor:
             start = time.perf_counter()
-            received = wait(posted)
+            received = wait(exchange)
             self.seconds += time.perf_counter() - start
             return received
 
-        Posted.wait = timed  # type: ignore[method-assign]
+        Exchange.wait = timed  # type: ignore[method-assign]
 
 
 def _mean_over_ranks(value: float) -> float:
@@ -155,7 +154,7 @@ class _Step:
         y_SBD.square().mean().backward()
         dist.barrier()
         seconds = time.perf_counter() - start
-        self.bytes_between = sum(LayerSums.of(report.sums).bytes_between for report in reports)
+        self.bytes_between = sum(report.known.bytes_between for report in reports)
         first_of_node = dist.get_rank() % RANKS_PER_NODE == 0
         sent = torch.tensor((int(COUNTER.read_text()) - bytes_before) * first_of_node)
         dist.all_reduce(sent)

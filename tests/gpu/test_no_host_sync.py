@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.gpu.checks import check_never_waits
-from tests.support.chains import FIXED_CAPACITY, with_options
+from tests.support.chains import EXACT_ON_RANK, FIXED_CAPACITY, with_options
 from tests.support.devices import DEVICE, IS_CUDA, no_host_sync
 from tests.support.stack_cases import StackCase
 
@@ -19,6 +19,11 @@ OPTIONS = [{"moe_gating_use_fp32": True}, {"moe_exchange_schedule": "serial"}]
 @pytest.mark.parametrize("case", FIXED_CAPACITY + NOISES, ids=lambda case: case.name)
 def test_layers_of_fixed_capacity_never_wait(case, dtype):
     check_never_waits(case, dtype)
+
+
+@pytest.mark.parametrize("case", EXACT_ON_RANK, ids=str)
+def test_nor_does_what_stays_on_its_rank_with_many_experts(case):
+    check_never_waits(case, torch.bfloat16)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.support.stack_cases import CASES, DIM, StackCase, inputs_of
+from tests.support.stack_cases import CASES, DIM, EIGHT_A_RANK, FEAT, SEQ, StackCase, inputs_of
 from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_moe_layer
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.layout.processes import Layout
@@ -185,6 +185,8 @@ def with_options(case: StackCase, **options) -> StackCase:
 
 
 PLAIN = {"scomoe_type": "none"}
+SERIAL = {"moe_exchange_schedule": "serial"}
+SWITCH = {"moe_top1_expert": True}
 # All have several reaches or experts in use on 2 nodes x 2 ranks, hosted by one process.
 VARIANTS = [
     StackCase("gshard", PLAIN),
@@ -229,4 +231,12 @@ FIXED_CAPACITY = [
     case
     for case in VARIANTS
     if case.training and LayerKind.CLUSTER not in case.kinds and case.config.capacity_factor > 0
+]
+# With more experts a rank than a token has choices, what stays on its rank has exact counts, which
+# a grouped product takes from the device; torch has a kernel for it in bfloat16.
+EXACT_ON_RANK = [
+    StackCase("seq, eight experts a rank", {**SEQ, **EIGHT_A_RANK}),
+    StackCase("seq, eight experts a rank, serial", {**SEQ, **EIGHT_A_RANK, **SERIAL}),
+    StackCase("seq, switch, eight experts a rank", {**SEQ, **EIGHT_A_RANK, **SWITCH}),
+    StackCase("feat, eight experts a rank", {**FEAT, **EIGHT_A_RANK}),
 ]

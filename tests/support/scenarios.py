@@ -13,6 +13,7 @@ from user_dir.fast_moe.gates import GShardGate, SwitchGate
 from user_dir.fast_moe.layout.processes import Layout, running_processes
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
+from user_dir.fast_moe.report import gather_sums
 from user_dir.fast_moe.tokens.noise import NoiseKey
 from user_dir.fast_moe.tokens.ranked import rank_tokens
 
@@ -207,7 +208,7 @@ def run_layer(scenario: Scenario, *, device: torch.device | str = "cpu") -> Laye
         input_grads=_from_all([x.grad for x in inputs]),
         gate_grad=gate_grad,
         expert_grads=[gather_experts(p.grad, topology) for p in experts],
-        sums=sum(_from_all([report.sums.cpu()])),
+        sums=sum(_from_all([gather_sums([report])[0].cpu()])),
     )
 
 

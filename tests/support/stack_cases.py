@@ -33,6 +33,9 @@ class StackCase:
     drops: bool = True
     reaches: tuple[str, ...] = ("local", "node", "global")
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def config(self) -> MoeConfig:
         options = {"moe_freq": 2, "moe_expert_count": 8, "capacity_factor": 0.5, "seed": 3}
@@ -56,6 +59,7 @@ SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
 FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
 CLUSTER = {"token_cluster": True}
 ONE_EXPERT = {"moe_expert_count": 4}
+EIGHT_A_RANK = {"moe_expert_count": 32}
 GLOBAL_ONLY = ("global",)
 CASES = [
     StackCase("seq", SEQ),
@@ -75,6 +79,13 @@ CASES = [
     StackCase("seq, post-norm", SEQ, normalize_before=False),
     StackCase("seq, norm after", {**SEQ, "layernorm_after_moe_layer": True}),
     StackCase("seq, recomputed", SEQ, recompute=True),
+    StackCase("seq, eight experts a rank", {**SEQ, **EIGHT_A_RANK}),
+    StackCase(
+        "seq, eight experts a rank, second ones given up",
+        {**SEQ, **EIGHT_A_RANK, "moe_second_expert_policy": "random"},
+        with_noise=True,
+    ),
+    StackCase("feat, eight experts a rank", {**FEAT, **EIGHT_A_RANK}),
     StackCase("feat", FEAT),
     StackCase("feat, one expert a rank", {**FEAT, **ONE_EXPERT}),
     StackCase("feat, projection", {**FEAT, "scomoe_feat_projection": True}),

@@ -191,11 +191,13 @@ class StackOracle:
         if reach != "local" and self.case.training:
             capacity = capacity_of(largest, len(ids), top_k, self.config.capacity_factor)
         extra = {}
-        if self.case.noise_key is not None and self.config.second_expert_policy == "sampling":
-            longest = self.longest
+        if self.case.noise_key is not None:
             noise = self.case.noise_key.of_layer(name, range(self.num_ranks), torch.device("cpu"))
-            shape = torch.Size((self.num_ranks, longest, len(ids)))
-            extra["gumbel_TE"] = noise.gumbel(shape)[rank][mine]
+            shape = torch.Size((self.num_ranks, self.longest, len(ids)))
+            if self.config.second_expert_policy == "sampling":
+                extra["gumbel_TE"] = noise.gumbel(shape)[rank][mine]
+            if self.config.second_expert_policy == "random":
+                extra["keep_uniform_T"] = noise.uniform(shape[:2])[rank][mine]
         result = route_rank(
             x_TD[mine],
             gate_ED[ids],

@@ -13,6 +13,7 @@ from user_dir.fast_moe.build import ExpertSizes, MoeParts
 from user_dir.fast_moe.experts.sharding import gather_experts
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.report import gather_sums
 from user_dir.fast_moe.tokens.ranked import rank_tokens
 from user_dir.transformer.mixture_tail import MixtureTail
 from user_dir.transformer.sublayers import SublayerConfig
@@ -86,7 +87,7 @@ def run_stack(case: StackCase, *, device: torch.device | str = "cpu") -> StackRu
         balance_losses=[torch.stack(_from_all(list(loss_V.detach()))) for loss_V in losses],
         input_grads=_from_all([x.grad for x in inputs]),
         grads={name: _whole_grad(p, topology) for name, p in stack.named_parameters()},
-        sums=[sum(_from_all([report.sums.cpu()])) for report in reports],
+        sums=[sum(_from_all([gather_sums([report])[0].cpu()])) for report in reports],
     )
 
 

@@ -12,8 +12,8 @@ from user_dir.fast_moe.config import LayerKind, MoeConfig
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.reach import Shares
 from user_dir.fast_moe.layout.topology import Topology
-from user_dir.fast_moe.report import LayerSums
-from user_dir.fast_moe.tokens.ranked import RankedTokens, agree_on_sizes
+from user_dir.fast_moe.report import KnownSums
+from user_dir.fast_moe.tokens.ranked import RankedTokens, agree_on_sizes, quotas_on_device
 
 NODES, RANKS_PER_NODE, NUM_EXPERTS = 2, 2, 8
 NUM_RANKS, PER_RANK = NODES * RANKS_PER_NODE, NUM_EXPERTS // 4
@@ -40,20 +40,23 @@ def make_layer(variant: str):
 def make_tokens(parts: MoeParts) -> RankedTokens:
     """All ranks have equally many tokens."""
     num_hosted = parts.topology.num_hosted
-    counts = (TOKENS,) * num_hosted
-    sizes = agree_on_sizes(counts, parts.seq_shares, device=torch.device("cpu"))
+    sizes = agree_on_sizes((TOKENS,) * num_hosted, parts.seq_shares, device=torch.device("cpu"))
     is_pad_VT = torch.zeros(num_hosted, TOKENS, dtype=torch.bool)
     return RankedTokens(
-        is_pad_VT=is_pad_VT, counts=counts, sizes=sizes, noise=None, is_reported=True
+        is_pad_VT=is_pad_VT,
+        quotas_VR=quotas_on_device(sizes, is_pad_VT.device),
+        sizes=sizes,
+        noise=None,
+        is_reported=True,
     )
 
 
-def step(layer, parts: MoeParts, tokens: RankedTokens) -> LayerSums:
+def step(layer, parts: MoeParts, tokens: RankedTokens) -> KnownSums:
     """One forward and backward pass."""
     x_VTD = torch.randn(parts.topology.num_hosted, TOKENS, DIM, requires_grad=True)
     y_VTD, report = layer(x_VTD, tokens)
     y_VTD.square().sum().backward()
-    return LayerSums.of(report.sums)
+    return report.known
 
 
 def count_step(variant: str) -> tuple[list[int], list[float]]:

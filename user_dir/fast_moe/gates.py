@@ -12,29 +12,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from user_dir.fast_moe.config import POLICIES
 from user_dir.fast_moe.routing.assignment import balanced_assignment
 from user_dir.fast_moe.routing.slots import Routing, build_routing, count_by_expert
-
-SECOND_EXPERT_POLICIES = ("sampling", "random", "all")
 
 
 @dataclass(frozen=True)
 class Gated:
-    """A gate's decision, and what it was made of."""
+    """A gate's decision, and the probabilities that it was made of."""
 
     routing: Routing
-    probs_VTE: Tensor
-    first_VT: Tensor  # the best expert of each token, padding included
-    is_pad_VT: Tensor  # tokens that were not routed
+    probs_VTE: Tensor  # 0 at padding, and at least in float32, for means over many tokens
 
+    @staticmethod
+    def of(routing: Routing, probs_VTE: Tensor, is_pad_VT: Tensor) -> "Gated":
+        probs_VTE = probs_VTE.to(torch.promote_types(probs_VTE.dtype, torch.float32))
+        return Gated(routing, probs_VTE.masked_fill(is_pad_VT.unsqueeze(-1), 0))
 
-@dataclass(frozen=True)
-class GateSums:
-    """What a gate's loss and its statistics are made of, by rank."""
+    def balance_loss(self) -> Tensor:
+        """E · Σ_e mean(g_e) · mean(1[e1 = e]) on each rank, (V,); 0 on a rank without tokens."""
+        firsts_VE = self.routing.first_counts_VE.to(self.probs_VTE.dtype)
+        num_tokens_V1 = firsts_VE.sum(dim=1, keepdim=True).clamp(min=1)
+        mean_prob_VE = self.probs_VTE.sum(dim=1) / num_tokens_V1
+        mean_first_VE = firsts_VE / num_tokens_V1
+        return firsts_VE.shape[1] * (mean_prob_VE * mean_first_VE).sum(dim=1)
 
-    balance_loss_V: Tensor  # E · Σ_e mean(g_e) · mean(1[e1 = e]); 0 on a rank without tokens
-    num_tokens_V: Tensor  # that were routed
-    entropy_V: Tensor  # of the gate's distribution, summed over a rank's tokens, in nats
+    def entropy(self) -> Tensor:
+        """Of the distributions of all tokens of all ranks, added up, in nats."""
+        return torch.special.entr(self.probs_VTE.detach()).sum()
 
 
 class _LinearGate(nn.Module):
@@ -80,7 +85,7 @@ class SwitchGate(_LinearGate):
             normalize="none",
             priority_VT=_priority(prob_VT1, self.prioritize),
         )
-        return Gated(routing, probs_VTE, first_VT, is_pad_VT)
+        return Gated.of(routing, probs_VTE, is_pad_VT)
 
 
 class GShardGate(_LinearGate):
@@ -105,7 +110,7 @@ class GShardGate(_LinearGate):
         prioritize: bool = False,
     ):
         super().__init__(dim=dim, num_experts=num_experts, use_fp32=use_fp32)
-        assert second_policy in SECOND_EXPERT_POLICIES
+        assert second_policy in POLICIES
         self.second_policy = second_policy
         self.normalize = "before" if normalize_before_dropping else "after"
         self.prioritize = prioritize
@@ -141,7 +146,7 @@ class GShardGate(_LinearGate):
             normalize=self.normalize,
             priority_VT=_priority(probs_VTK, self.prioritize),
         )
-        return Gated(routing, probs_VTE, first_VT, is_pad_VT)
+        return Gated.of(routing, probs_VTE, is_pad_VT)
 
     def _second_choice(self, z_VTE: Tensor, first_VT: Tensor, noise) -> Tensor:
         scores_VTE = z_VTE.detach()
@@ -254,26 +259,3 @@ def _priority(probs_VTK: Tensor, prioritize: bool) -> Tensor | None:
         return None
     order_VT = probs_VTK[..., 0].argsort(dim=-1, descending=True, stable=True)
     return order_VT.argsort(dim=-1)
-
-
-def gate_sums(gated: Gated) -> GateSums:
-    """Balance loss and statistics of a gate's decision; apart, as decoding needs neither."""
-    first_VT, is_pad_VT = gated.first_VT, gated.is_pad_VT
-    # Means over many tokens need at least float32.
-    probs_VTE = gated.probs_VTE
-    probs_VTE = probs_VTE.to(torch.promote_types(probs_VTE.dtype, torch.float32))
-    is_real_VT1 = (~is_pad_VT).unsqueeze(-1).to(probs_VTE.dtype)
-    num_tokens_V1 = is_real_VT1.sum(dim=1).clamp(min=1)
-    num_experts = probs_VTE.shape[-1]
-    mean_prob_VE = (probs_VTE * is_real_VT1).sum(dim=1) / num_tokens_V1
-    # `one_hot` would make int64 of it and, on a CPU, read the ids first.
-    is_first_VTE = first_VT.unsqueeze(-1) == torch.arange(num_experts, device=first_VT.device)
-    mean_first_VE = (is_first_VTE * is_real_VT1).sum(dim=1) / num_tokens_V1
-    balance_V = num_experts * (mean_prob_VE * mean_first_VE).sum(dim=-1)
-    entropy_VT = -(probs_VTE * probs_VTE.clamp(min=1e-30).log()).sum(dim=-1).detach()
-    entropy_V = (entropy_VT * is_real_VT1.squeeze(-1)).sum(dim=-1)
-    return GateSums(
-        balance_loss_V=balance_V,
-        num_tokens_V=is_real_VT1.sum(dim=(1, 2)),
-        entropy_V=entropy_V,
-    )

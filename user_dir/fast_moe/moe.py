@@ -1,8 +1,29 @@
 """Mixture-of-experts layers over the tokens of the hosted ranks.
 
+The way of a token, in SCoMoE-Seq (`EfficientMoeLayer.scomoe_seq`); the shape that each step leaves
+behind is at its end. V hosted ranks, T tokens of a rank, D width, E experts of the layer, K choices
+of a token, and of one reach R experts, C slots of an expert for one rank, L experts served here:
+
+ 1. The gate scores it for every expert (`gates.py`).                             z (V, T, E)
+ 2. It is given a reach: its rank, its node, everywhere (`tokens/partition.py`).  reach (V, T)
+ 3. For each reach the gate chooses experts among those in reach (`gates.py`),    ids (V, T, K)
+    and each choice gets a slot there and a weight (`routing/slots.py`).          slots, weights
+ 4. A trip for each reach takes four steps, in the order of `dispatch/schedule.py`:
+    a. `send`: its row is copied to where it leaves from (`dispatch/trip.py`;     (V·R·C, D)
+       with exact counts: `dispatch/dropless.py`), and the all-to-all starts      or (M, D)
+       (`exchange/all_to_all.py`, in the order of `exchange/plan.py`);
+    b. `arrive`: the rows for the experts of this process are there;              (L, M, D)
+       the experts work on them (`experts/`);                                     the same
+    c. `answer`: the outputs start on the way back;                               (V·R·C, D)
+    d. `collect`: the K outputs of the token are added up by weight.              (V, T, D)
+ 5. The reaches are added up: a token is 0 in all but its own.                    y (V, T, D)
+ 6. If anyone reads it, the layer reports (`report.py`).
+
+A plain layer has one reach; SCoMoE-Feat makes a trip with each slice of the features instead of
+each reach of the tokens, and concatenates. Padding is no token: it is routed nowhere and stays 0.
+
 `EfficientMoeLayer` is spelled `EffecientMoeLayer` in the release of Zeng and Xiong (2023), its
-method `token_clustering_moe` `token_cluering_moe`. Shape suffixes: V hosted ranks, T tokens,
-E experts, D width.
+method `token_clustering_moe` `token_cluering_moe`.
 """
 
 from collections.abc import Sequence
@@ -13,34 +34,25 @@ from torch import Tensor, nn
 
 from user_dir.fast_moe.clustering.clusters import ClusteringRule, TokenClusters, cluster
 from user_dir.fast_moe.config import CapacityRule, LayerKind
-from user_dir.fast_moe.dispatch.round_trip import Returned, Trip, run_trips
-from user_dir.fast_moe.gates import BalanceGate, Gated, GateSums, GShardGate, SwitchGate, gate_sums
+from user_dir.fast_moe.dispatch.capacity import CapacityTrip
+from user_dir.fast_moe.dispatch.dropless import DroplessTrip
+from user_dir.fast_moe.dispatch.schedule import run_trips
+from user_dir.fast_moe.dispatch.trip import Trip
+from user_dir.fast_moe.gates import BalanceGate, Gated, GShardGate, SwitchGate
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
-from user_dir.fast_moe.report import MoeReport, RoutedPart, layer_sums
+from user_dir.fast_moe.report import MoeReport, RoutedPart, make_report
 from user_dir.fast_moe.tokens.partition import REACH_IDS, reach_of_tokens, select_experts
 from user_dir.fast_moe.tokens.ranked import RankedTokens
 
 
 @dataclass(frozen=True)
 class _Routed:
-    """The tokens of one reach on the way to their experts."""
+    """What the gate decided for the tokens of one reach."""
 
     reach: Reach
     gated: Gated
-    experts_VE: Tensor
-    trip: Trip
-
-    def part(self, sums: GateSums, returned: Returned) -> RoutedPart:
-        """What the statistics need of it."""
-        return RoutedPart(
-            reach=self.reach,
-            routing=self.gated.routing,
-            num_tokens_V=sums.num_tokens_V,
-            entropy_V=sums.entropy_V,
-            experts_VE=self.experts_VE,
-            sent_bytes=returned.back.sent_bytes(),
-        )
+    experts_VE: Tensor  # global ids of the experts in reach of each hosted rank
 
 
 class EfficientMoeLayer(nn.Module):
@@ -93,27 +105,25 @@ class EfficientMoeLayer(nn.Module):
         if self.kind is LayerKind.FEAT:
             return self.scomoe_dmodel(x_VTD, tokens)
         z_VTE = self._routing_gate.logits(x_VTD)
-        routed = self._route(x_VTD, z_VTE, tokens.is_pad_VT, Reach.GLOBAL, self.experts, tokens)
-        returned = self._run([routed])
-        report = self._report([routed], returned, tokens)
-        return returned[0].y_VTD, report
+        routed = self._route(z_VTE, tokens.is_pad_VT, Reach.GLOBAL, tokens)
+        trips = [self._trip(x_VTD, routed, self.experts, tokens)]
+        (y_VTD,) = run_trips(trips, overlap=self.overlap)
+        return y_VTD, self._report([routed], trips, tokens)
 
     def scomoe_seq(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """SCoMoE-Seq: a share of a rank's tokens stays there, another one in the node.
 
         The experts are the same at every reach (section 3.1 of the paper).
         """
-        shares = self.shares
         z_VTE = self._routing_gate.logits(x_VTD)
-        reach_VT = reach_of_tokens(z_VTE, tokens, shares=shares, topology=self.topology)
+        reach_VT = reach_of_tokens(z_VTE, tokens, topology=self.topology)
         routed = [
-            self._route(x_VTD, z_VTE, reach_VT != REACH_IDS[reach], reach, self.experts, tokens)
-            for reach in shares.reaches()
+            self._route(z_VTE, reach_VT != REACH_IDS[reach], reach, tokens)
+            for reach in self.shares.reaches()
         ]
-        returned = self._run(routed)
-        # Every token has one reach and is 0 in the others.
-        y_VTD = torch.stack([one.y_VTD for one in returned]).sum(0)
-        return y_VTD, self._report(routed, returned, tokens)
+        trips = [self._trip(x_VTD, one, self.experts, tokens) for one in routed]
+        y_VTD = torch.stack(run_trips(trips, overlap=self.overlap)).sum(0)
+        return y_VTD, self._report(routed, trips, tokens)
 
     def scomoe_dmodel(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """SCoMoE-Feat: a share of every token's features stays on its rank, another in the node.
@@ -124,18 +134,14 @@ class EfficientMoeLayer(nn.Module):
         before, after = self.projection or (nn.Identity(), nn.Identity())
         features = self.shares.features(x_VTD.shape[-1])
         slices = before(x_VTD).split([features[reach] for reach in Reach], dim=-1)
-        routed = []
+        routed, trips = [], []
         for reach, slice_VTD in zip(Reach, slices, strict=True):
             if features[reach]:
+                routed.append(self._route(z_VTE, tokens.is_pad_VT, reach, tokens))
                 experts = self.experts[reach.value]  # type: ignore[index]
-                routed.append(
-                    self._route(
-                        slice_VTD.contiguous(), z_VTE, tokens.is_pad_VT, reach, experts, tokens
-                    )
-                )
-        returned = self._run(routed)
-        y_VTD = torch.cat([one.y_VTD for one in returned], dim=-1)
-        return after(y_VTD), self._report(routed, returned, tokens)
+                trips.append(self._trip(slice_VTD.contiguous(), routed[-1], experts, tokens))
+        y_VTD = torch.cat(run_trips(trips, overlap=self.overlap), dim=-1)
+        return after(y_VTD), self._report(routed, trips, tokens)
 
     def token_clustering_moe(
         self, x_VTD: Tensor, tokens: RankedTokens, *, detach: bool = False, by_step: bool = False
@@ -191,68 +197,67 @@ class EfficientMoeLayer(nn.Module):
         return self.gate, self.clustering
 
     def _route(
-        self,
-        x_VTD: Tensor,
-        z_VTE: Tensor,
-        is_absent_VT: Tensor,
-        reach: Reach,
-        experts: nn.Module,
-        tokens: RankedTokens,
+        self, z_VTE: Tensor, is_absent_VT: Tensor, reach: Reach, tokens: RankedTokens
     ) -> _Routed:
         """Choose experts in reach of their rank for the tokens that are present."""
         topology = self.topology
-        experts_VE = topology.experts_in(reach, x_VTD.device)
+        experts_VE = topology.experts_in(reach, z_VTE.device)
         if reach is not Reach.GLOBAL:
             z_VTE = select_experts(z_VTE, experts_VE)
         noise = None
         if tokens.noise is not None:
-            noise = tokens.noise.of_layer(self.name, topology.hosted_ranks, x_VTD.device)
+            noise = tokens.noise.of_layer(self.name, topology.hosted_ranks, z_VTE.device)
         gated = self._routing_gate.route(
             z_VTE, is_absent_VT, capacity=self._capacity(reach, tokens), noise=noise
         )
-        trip = Trip(x_VTD, gated.routing, topology.plan(reach), experts)
-        return _Routed(reach=reach, gated=gated, experts_VE=experts_VE, trip=trip)
+        return _Routed(reach, gated, experts_VE)
 
-    def _run(self, routed: Sequence[_Routed]) -> list[Returned]:
-        return run_trips([one.trip for one in routed], overlap=self.overlap)
+    def _trip(
+        self, x_VTD: Tensor, routed: _Routed, experts: nn.Module, tokens: RankedTokens
+    ) -> Trip:
+        routing, plan = routed.gated.routing, self.topology.plan(routed.reach)
+        if routing.capacity is not None:
+            return CapacityTrip(x_VTD, routing, plan, experts)
+        most_rows = None
+        if routed.reach is Reach.LOCAL:
+            most_rows = routing.num_choices * sum(self._num_tokens(routed.reach, tokens))
+        return DroplessTrip(x_VTD, routing, plan, experts, most_rows=most_rows)
+
+    def _num_tokens(self, reach: Reach, tokens: RankedTokens) -> Sequence[int]:
+        """How many tokens of each hosted rank have that reach."""
+        is_seq = self.kind is LayerKind.SEQ
+        return tokens.sizes.quotas[reach] if is_seq else tokens.sizes.counts
 
     def _capacity(self, reach: Reach, tokens: RankedTokens) -> int | None:
         """Slots of an expert for one rank's tokens of a reach; None: as many as it takes."""
         num_experts = self.topology.num_experts_in(reach)
-        largest = tokens.sizes.quotas[reach] if self.kind is LayerKind.SEQ else tokens.num_tokens
+        is_seq = self.kind is LayerKind.SEQ
+        largest = tokens.sizes.largest_quotas[reach] if is_seq else tokens.num_tokens
         slots = self.capacity.slots(largest, num_experts, training=self.training)
         if slots is None or reach is not Reach.LOCAL:
             return slots
         # What stays on its rank is never dropped: a slot for every token wastes nothing where
-        # a token goes to all the rank's experts; with more experts exact counts are cheaper. The
-        # host has to wait for those: up to twice the arithmetic is the lesser evil on a GPU
+        # a token goes to all the rank's experts; with more experts exact counts are cheaper, on a
+        # GPU with more than twice as many: one batched product is faster than a grouped one
         # (reasoned, not measured).
         waste = 1 if tokens.is_pad_VT.device.type == "cpu" else 2
         return max(1, largest) if num_experts <= waste * self.capacity.top_k else None
 
     def _report(
-        self, routed: Sequence[_Routed], returned: Sequence[Returned], tokens: RankedTokens
+        self, routed: Sequence[_Routed], trips: Sequence[Trip], tokens: RankedTokens
     ) -> MoeReport | None:
-        """The layer's balance loss is the mean over its reaches with something to balance."""
         if not tokens.is_reported:
             return None
-        topology = self.topology
-        gates = [gate_sums(one.gated) for one in routed]
-        losses, counts = [], []
-        for one, of_gate in zip(routed, gates, strict=True):
-            has_choice = topology.num_experts_in(one.reach) > 1
-            is_counted_V = (of_gate.num_tokens_V > 0) & has_choice
-            losses.append(of_gate.balance_loss_V * is_counted_V)
-            counts.append(is_counted_V)
-        count_V = torch.stack(counts).sum(0)
-        loss_V = torch.stack(losses).sum(0) / count_V.clamp(min=1)
-        sums = layer_sums(
-            [
-                one.part(of_gate, back)
-                for one, of_gate, back in zip(routed, gates, returned, strict=True)
-            ],
-            num_experts=topology.num_experts,
-            balance_loss_V=loss_V,
-            has_balance_V=count_V > 0,
-        )
-        return MoeReport(name=self.name, kind=self.kind, balance_loss_V=loss_V, sums=sums)
+        parts = [
+            RoutedPart(
+                reach=one.reach,
+                routing=one.gated.routing,
+                experts_VE=one.experts_VE,
+                num_tokens_V=self._num_tokens(one.reach, tokens),
+                sent_bytes=trip.sent_bytes(),
+                gated=one.gated,
+            )
+            for one, trip in zip(routed, trips, strict=True)
+        ]
+        num_experts = self.topology.num_experts
+        return make_report(parts, name=self.name, kind=self.kind, num_experts=num_experts)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from user_dir.errors import UserError
 from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
-from user_dir.training.metrics import KINDS, log_moe_metrics, metric_key
+from user_dir.training.metrics import PREFIX, log_moe_metrics, moe_logging_output
 from user_dir.training.stopping import agree, num_requests
 
 
@@ -99,8 +99,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
                 loss = loss + self.gate_loss_weight * gate_loss
             logging_output["loss"] = loss.data
             logging_output["moe_gate_loss"] = gate_loss.data
-            for report in extra["moe_reports"]:
-                logging_output[metric_key(report)] = report.sums
+            logging_output |= moe_logging_output(extra["moe_reports"])
         if self.report_accuracy:
             is_target = target.ne(self.padding_idx)
             correct = lprobs.argmax(-1).eq(target) & is_target
@@ -145,7 +144,9 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
                 metrics.log_scalar(
                     "moe_gate_loss", float(totals["moe_gate_loss"]) / size, size, round=4
                 )
-            log_moe_metrics({name: sums for name, sums in totals.items() if name.startswith(KINDS)})
+            for name, sums in totals.items():
+                if name.startswith(PREFIX):
+                    log_moe_metrics(name, sums)
 
 
 def padding_counts(sample: dict, padding_idx: int) -> dict[str, int]:

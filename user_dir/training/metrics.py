@@ -1,77 +1,121 @@
-"""Scalars for the logs from the sums of the MoE layers."""
+"""Scalars for the logs from the sums of the MoE layers.
 
+Every update gives its share to what is logged of an interval, but numbers are only read when
+somebody logs them: fairseq averages one hidden tensor with the values of all layers, and what it
+shows is read from that, with one copy to the host for all.
+
+Shape suffixes: G layers, S scalars of a layer.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+import torch
 from fairseq.logging import metrics
+from fairseq.logging.meters import safe_round
 from torch import Tensor
 
 from user_dir.fast_moe.config import LayerKind
-from user_dir.fast_moe.report import LayerSums, MoeReport
+from user_dir.fast_moe.report import LayerSums, MoeReport, gather_sums
 
-# What a layer's sums are logged under: the kind, then the layer's name.
-KINDS = ("moe:", "cluster:")
+# Among the logging outputs, the sums of all layers stand under this and the layers' names.
+PREFIX = "moe_sums:"
+
+# Of a mixture: shares of the choices made (overflow), of the tokens (unrouted, reaches), of an even
+# load; nats a token. By name: what is divided by what.
+_OF_MIXTURES = {
+    "balance_loss": ("balance_loss", "balance_ranks"),
+    "overflow1": ("first_dropped", "tokens"),
+    "overflow2": ("second_dropped", "second_made"),
+    "unrouted": ("unrouted", "tokens"),
+    "load_max": ("load_max", "load_mean"),
+    "load_min": ("load_min", "load_mean"),
+    "entropy": ("entropy", "tokens"),
+    "tokens_local": ("tokens_local", "tokens"),
+    "tokens_node": ("tokens_node", "tokens"),
+    "tokens_global": ("tokens_global", "tokens"),
+}
+# Of a clustering layer: sizes relative to an even one; milliseconds of all processes together.
+_OF_CLUSTERS = {
+    "cluster_max": ("load_max", "load_mean"),
+    "cluster_min": ("load_min", "load_mean"),
+    "assignment_ms": ("assignment_seconds", "millisecond"),
+}
+# Of both: bytes of a forward pass on all ranks. Over several layers they are added up.
+_SENT = {name: (name, "one") for name in ("bytes_rank", "bytes_node", "bytes_between")}
+_SCALARS = {**_OF_MIXTURES, **_OF_CLUSTERS, **_SENT}
+_NAMES = tuple(_SCALARS)
+_HIDDEN = "_moe_scalars"  # fairseq shows nothing that begins so
 
 
-def metric_key(report: MoeReport) -> str:
-    """The key of a layer's sums among the logging outputs."""
-    kind = "cluster" if report.kind is LayerKind.CLUSTER else "moe"
-    return f"{kind}:{report.name}"
+def moe_logging_output(reports: Sequence[MoeReport]) -> dict[str, Tensor]:
+    """What the layers of a forward pass add to a logging output; it adds up over batches."""
+    names = ",".join(f"{report.name}={report.kind.value}" for report in reports)
+    return {f"{PREFIX}{names}": gather_sums(reports)}
 
 
-def log_moe_metrics(sums_by_layer: dict[str, Tensor]) -> None:
-    """Log what each layer did, and the means over layers of the same kind (sums of bytes).
+def log_moe_metrics(key: str, sums_G: Tensor) -> None:
+    """Log what each layer did, and the means over layers of the same sort (sums of bytes).
 
-    Shares are of the choices made (overflow), of the tokens (unrouted, reaches), of an even load
-    (loads); the entropy is in nats a token, bytes are those of a forward pass on all ranks.
+    Args:
+        key, sums_G: of `moe_logging_output`, the sums added up over all processes.
     """
-    by_name: dict[str, list[float]] = {}
-    for key, tensor in sums_by_layer.items():
-        kind, layer = key.split(":")
-        sums = LayerSums.of(tensor)
-        scalars = cluster_scalars(sums) if kind == "cluster" else layer_scalars(sums)
-        for name, value in {**scalars, **_sent(sums)}.items():
-            metrics.log_scalar(f"moe_{layer}_{name}", value, priority=900, round=4)
-            by_name.setdefault(name, []).append(value)
-    for name, values in by_name.items():
-        total = sum(values) if name.startswith("bytes") else sum(values) / len(values)
-        metrics.log_scalar(f"moe_{name}", total, priority=600, round=4)
+    layers = dict(part.split("=") for part in key.removeprefix(PREFIX).split(","))
+    metrics.log_scalar(_HIDDEN, moe_scalars(LayerSums.of(sums_G)))
+    reading = _Reading()
+    by_name: dict[str, list[int]] = {}
+    for index, (layer, kind) in enumerate(layers.items()):
+        for name in _names_of(LayerKind(kind)):
+            by_name.setdefault(name, []).append(index)
+            read = partial(reading.mean, layers=[index], name=name)
+            metrics.log_derived(f"moe_{layer}_{name}", read, priority=900)
+    for name, indices in by_name.items():
+        read = partial(reading.sum if name in _SENT else reading.mean, layers=indices, name=name)
+        metrics.log_derived(f"moe_{name}", read, priority=600)
 
 
-def layer_scalars(sums: LayerSums) -> dict[str, float]:
-    """The metrics of one mixture by name."""
-    mean_load = sum(sums.loads) / len(sums.loads)
-    return {
-        "balance_loss": _share(sums.balance_loss, sums.balance_ranks),
-        "overflow1": _share(sums.first_dropped, sums.tokens),
-        "overflow2": _share(sums.second_dropped, sums.second_made),
-        "unrouted": _share(sums.unrouted, sums.tokens),
-        "load_max": _share(max(sums.loads), mean_load),
-        "load_min": _share(min(sums.loads), mean_load),
-        "entropy": _share(sums.entropy, sums.tokens),
-        "tokens_local": _share(sums.tokens_local, sums.tokens),
-        "tokens_node": _share(sums.tokens_node, sums.tokens),
-        "tokens_global": _share(sums.tokens_global, sums.tokens),
+def moe_scalars(sums: LayerSums) -> Tensor:
+    """The scalars of every layer by `_SCALARS`, (G, S); 0 where there is nothing to divide by."""
+    loads_GE = sums["loads"]
+    one_G = torch.ones_like(sums["tokens"])
+    derived = {
+        "load_max": loads_GE.amax(dim=1),
+        "load_min": loads_GE.amin(dim=1),
+        "load_mean": loads_GE.mean(dim=1),
+        "one": one_G,
+        "millisecond": one_G / 1000,
     }
+    columns = {**sums.by_name, **derived}
+    parts_GS, wholes_GS = (
+        torch.stack([columns[names[side]] for names in _SCALARS.values()], dim=1) for side in (0, 1)
+    )
+    return torch.where(wholes_GS == 0, 0.0, parts_GS / wholes_GS)
 
 
-def cluster_scalars(sums: LayerSums) -> dict[str, float]:
-    """The metrics of one clustering layer: sizes relative to an even one, time of the assignment.
-
-    The time is that of all processes together, in milliseconds.
-    """
-    mean_size = sum(sums.loads) / len(sums.loads)
-    return {
-        "cluster_max": _share(max(sums.loads), mean_size),
-        "cluster_min": _share(min(sums.loads), mean_size),
-        "assignment_ms": 1000 * sums.assignment_seconds,
-    }
+def _names_of(kind: LayerKind) -> Iterable[str]:
+    return (*(_OF_CLUSTERS if kind is LayerKind.CLUSTER else _OF_MIXTURES), *_SENT)
 
 
-def _sent(sums: LayerSums) -> dict[str, float]:
-    return {
-        "bytes_rank": sums.bytes_rank,
-        "bytes_node": sums.bytes_node,
-        "bytes_between": sums.bytes_between,
-    }
+class _Reading:
+    """The averaged scalars on the host; copied there once for all that is read of them."""
 
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._scalars: list[list[float]] = []
 
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+    def mean(self, meters, *, layers: list[int], name: str) -> float:
+        """Of one scalar over some layers, averaged over the interval."""
+        return safe_round(self._total(meters, layers, name) / len(layers), 4)
+
+    def sum(self, meters, *, layers: list[int], name: str) -> float:
+        """Of one scalar over some layers, averaged over the interval."""
+        return safe_round(self._total(meters, layers, name), 4)
+
+    def _total(self, meters, layers: list[int], name: str) -> float:
+        meter = meters[_HIDDEN]
+        if not meter.count:
+            return 0.0
+        if meter.sum is not self._sum:  # which every update replaces
+            self._sum, self._scalars = meter.sum, meter.avg.tolist()
+        column = _NAMES.index(name)
+        return sum(self._scalars[layer][column] for layer in layers)

@@ -16,6 +16,7 @@ from tests.support.scenarios import (
 )
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.report import LayerSums
 
 
 def oracle_capacity(scenario):
@@ -83,5 +84,6 @@ def test_layer_equals_a_loop_over_tokens(scenario):
     torch.testing.assert_close(run.gate_grad, gate_ED.grad, **close)
     for mine, expected in zip(run.expert_grads, stacked, strict=True):
         torch.testing.assert_close(mine, expected.grad, **close)
-    assert run.sums[1] + run.sums[3] == num_dropped
-    assert run.sums[0] == sum(scenario.tokens_of_rank)
+    sums = LayerSums.of(run.sums.unsqueeze(0))
+    assert sums["first_dropped"] + sums["second_dropped"] == num_dropped
+    assert sums["tokens"] == sum(scenario.tokens_of_rank)

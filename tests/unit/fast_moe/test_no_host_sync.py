@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.chains import (
+    EXACT_ON_RANK,
     FIXED_CAPACITY,
     activations_of,
     build_chain,
@@ -22,7 +23,6 @@ from tests.support.chains import (
     tokens_of,
 )
 from tests.support.stack_cases import StackCase
-from user_dir.fast_moe.experts import backends as expert_backends
 
 
 class NoTransfers(TorchDispatchMode):
@@ -62,29 +62,31 @@ def no_transfers():
         yield
 
 
-@pytest.fixture(autouse=True)
-def without_autocast(monkeypatch):
-    """The device "meta" does not know what autocast is."""
-    monkeypatch.setattr(expert_backends, "_as_autocast", lambda rows, weights: (rows, weights))
-
-
-def prepare(case: StackCase):
+def prepare(case: StackCase, dtype: torch.dtype):
     """Everything that is copied once, or once a pass, before the layers run."""
     tokens = tokens_of(case, device="cpu")
-    float32 = {"device": "meta", "dtype": torch.float32}
-    activations = [activations_of(case, tokens, seed=seed, **float32) for seed in (11, 12)]
+    on_meta = {"device": "meta", "dtype": dtype}
+    activations = [activations_of(case, tokens, seed=seed, **on_meta) for seed in (11, 12)]
     tokens = replace(
         tokens,
         is_pad_VT=tokens.is_pad_VT.to("meta"),
+        quotas_VR=tokens.quotas_VR.to("meta"),
         position_VT=tokens.position_VT.to("meta"),
         place_N=tokens.place_N.to("meta"),
     )
-    return build_chain(case, device="meta"), tokens, *activations
+    return build_chain(case, **on_meta), tokens, *activations
 
 
-@pytest.mark.parametrize("case", FIXED_CAPACITY, ids=lambda case: case.name)
-def test_layers_of_fixed_capacity_leave_the_host_alone(case):
-    chain, tokens, x_SBD, weight_SBD = prepare(case)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        *((case, torch.float32) for case in FIXED_CAPACITY),
+        *((case, torch.bfloat16) for case in FIXED_CAPACITY + EXACT_ON_RANK),
+    ],
+    ids=str,
+)
+def test_layers_of_fixed_capacity_leave_the_host_alone(case, dtype):
+    chain, tokens, x_SBD, weight_SBD = prepare(case, dtype)
     # The first pass brings the plans of the exchanges to the device, where they stay.
     pass_through(chain, tokens, x_SBD.clone().requires_grad_(), weight_SBD)
     with no_transfers():

@@ -113,7 +113,7 @@ def test_routing_noise_is_the_same_again_for_the_same_update_and_micro_batch():
     def loads(update):
         model.set_num_updates(update)
         _, extra = model(**net_input)
-        return torch.stack([report.sums[-8:] for report in extra["moe_reports"]])
+        return torch.stack([report.counted[-8:] for report in extra["moe_reports"]])
 
     first, second, third = loads(5), loads(5), loads(6)
     assert not torch.equal(first, second)  # another micro-batch of update 5

@@ -1,6 +1,7 @@
 """Token clustering: tokens move to the rank of their cluster, and back after the stack.
 
-Zeng and Xiong (2023), section 3.3. Shape suffixes: V hosted ranks, T tokens, M rows, D width.
+Zeng and Xiong (2023), section 3.3. Shape suffixes: V hosted ranks, T tokens, L experts served here,
+M rows, D width.
 """
 
 from dataclasses import dataclass
@@ -10,15 +11,20 @@ from torch import Tensor
 
 from user_dir.fast_moe.clustering.sorting import differentiable_sort, take_tokens
 from user_dir.fast_moe.config import LayerKind
-from user_dir.fast_moe.dispatch.dropless import DroplessReturn
-from user_dir.fast_moe.dispatch.old_dispatch import combine, dispatch
+from user_dir.fast_moe.dispatch.dropless import DroplessTrip
+from user_dir.fast_moe.exchange.all_to_all import Line
 from user_dir.fast_moe.gates import Assignment, BalanceGate
 from user_dir.fast_moe.gathers import gather_rows, invert_permutation
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
-from user_dir.fast_moe.report import MoeReport, RoutedPart, layer_sums
+from user_dir.fast_moe.report import MoeReport, RoutedPart, make_report
 from user_dir.fast_moe.routing.slots import build_routing
-from user_dir.fast_moe.tokens.ranked import PlacedTokens, RankedTokens, agree_on_sizes
+from user_dir.fast_moe.tokens.ranked import (
+    PlacedTokens,
+    RankedTokens,
+    agree_on_sizes,
+    quotas_on_device,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class TokenClusters:
     row_VT: Tensor  # row of each clustered token; -1: none
     place_M: Tensor  # v·T' + t of each row
     order_VT: Tensor  # the permutation that sorted the tokens before they left
-    back: DroplessReturn
+    trip: DroplessTrip  # at the experts, until they go back
     report: MoeReport | None  # None: nobody reads it
 
     def to_rows(self, x_VTD: Tensor) -> Tensor:
@@ -54,8 +60,9 @@ class TokenClusters:
 
     def restore(self, x_VTD: Tensor) -> Tensor:
         """Bring the tokens back to the ranks and places that they came from. A collective."""
-        sorted_VTD = combine(self.to_rows(x_VTD), self.back)
-        return take_tokens(sorted_VTD, invert_permutation(self.order_VT))
+        line = Line()
+        self.trip.answer(self.to_rows(x_VTD), line)
+        return take_tokens(self.trip.collect(line), invert_permutation(self.order_VT))
 
 
 def cluster(
@@ -106,45 +113,31 @@ def cluster(
         capacity=None,
         normalize="none",
     )
-    batch, back = dispatch(sorted_VTD, routing, topology.plan(Reach.GLOBAL))
-    assert batch.counts is not None
-    assert isinstance(back, DroplessReturn)
+    plan = topology.plan(Reach.GLOBAL)
+    trip = DroplessTrip(sorted_VTD, routing, plan, torch.nn.Identity())
+    line = Line()
+    trip.send(line)
+    rows_MD = trip.arrive(line)
     report = None
     if tokens.is_reported:
-        sums = _sums(back, tokens, topology, assignment.seconds)
-        report = MoeReport(name=name, kind=LayerKind.CLUSTER, balance_loss_V=None, sums=sums)
+        part = RoutedPart(
+            reach=Reach.GLOBAL,
+            routing=routing,
+            experts_VE=topology.experts_in(Reach.GLOBAL, x_VTD.device),
+            num_tokens_V=tokens.sizes.counts,
+            sent_bytes=trip.sent_bytes(),
+        )
+        report = make_report(
+            [part],
+            name=name,
+            kind=LayerKind.CLUSTER,
+            num_experts=topology.num_experts,
+            assignment_seconds=assignment.seconds,
+        )
     clusters = _clusters(
-        batch.counts,
-        tokens,
-        topology=topology,
-        shares=shares,
-        order_VT=order_VT,
-        back=back,
-        report=report,
+        trip, tokens, topology=topology, shares=shares, order_VT=order_VT, report=report
     )
-    return clusters.to_ranks(batch.rows), clusters
-
-
-def _sums(
-    back: DroplessReturn, tokens: RankedTokens, topology: Topology, assignment_seconds: float
-) -> Tensor:
-    is_pad_VT = tokens.is_pad_VT
-    zero_V = torch.zeros(is_pad_VT.shape[0], device=is_pad_VT.device)
-    part = RoutedPart(
-        reach=Reach.GLOBAL,
-        routing=back.routing,
-        num_tokens_V=(~is_pad_VT).sum(dim=1),
-        entropy_V=zero_V,
-        experts_VE=topology.experts_in(Reach.GLOBAL, is_pad_VT.device),
-        sent_bytes=back.sent_bytes(),
-    )
-    return layer_sums(
-        [part],
-        num_experts=topology.num_experts,
-        balance_loss_V=zero_V,
-        has_balance_V=zero_V,
-        assignment_seconds=assignment_seconds,
-    )
+    return clusters.to_ranks(rows_MD), clusters
 
 
 def _assign(
@@ -165,42 +158,44 @@ def _assign(
 
 
 def _clusters(
-    counts: list[int],
+    trip: DroplessTrip,
     tokens: RankedTokens,
     *,
     topology: Topology,
     shares: Shares | None,
     order_VT: Tensor,
-    back: DroplessReturn,
     report: MoeReport | None,
 ) -> TokenClusters:
     """Lay the rows that arrived out rank by rank; T' is agreed on anew."""
     device = order_VT.device
-    per_rank = topology.experts_per_rank
-    num_hosted = topology.num_hosted
+    counts = trip.counts
+    assert isinstance(counts, list)
+    per_rank, num_hosted = topology.experts_per_rank, topology.num_hosted
     by_rank = [sum(counts[v * per_rank : (v + 1) * per_rank]) for v in range(num_hosted)]
     sizes = agree_on_sizes(by_rank, shares, device=device)
-    counts_V = torch.tensor(by_rank)
-    starts_V1 = (counts_V.cumsum(0) - counts_V).unsqueeze(-1)
-    places_T = torch.arange(sizes.num_tokens)
+    num_rows, num_tokens = sum(by_rank), sizes.num_tokens
+    # The one copy to the device: how many rows each expert has; the rest is made from it there.
+    counts_L = torch.tensor(counts).to(device)
+    counts_V = counts_L.view(num_hosted, per_rank).sum(1)
+    starts_V = counts_V.cumsum(0) - counts_V
+    places_T = torch.arange(num_tokens, device=device)
     is_pad_VT = places_T >= counts_V.unsqueeze(-1)
-    row_VT = (starts_V1 + places_T).masked_fill(is_pad_VT, -1)
-    place_M = (~is_pad_VT).flatten().nonzero().squeeze(-1)
-    served = [e for rank in topology.hosted_ranks for e in topology.experts_of_rank(rank)]
-    expert_M = torch.tensor(served).repeat_interleave(torch.tensor(counts))
+    served_L = topology.experts_in(Reach.LOCAL, device).flatten()
+    shift_V = torch.arange(num_hosted, device=device) * num_tokens - starts_V
+    shift_M = shift_V.repeat_interleave(counts_V, output_size=num_rows)
     return TokenClusters(
         tokens=RankedTokens(
-            is_pad_VT=is_pad_VT.to(device),
-            counts=tuple(by_rank),
+            is_pad_VT=is_pad_VT,
+            quotas_VR=quotas_on_device(sizes, device),
             sizes=sizes,
             noise=tokens.noise,
             is_reported=tokens.is_reported,
         ),
         counts=counts,
-        expert_M=expert_M.to(device),
-        row_VT=row_VT.to(device),
-        place_M=place_M.to(device),
+        expert_M=served_L.repeat_interleave(counts_L, output_size=num_rows),
+        row_VT=(starts_V.unsqueeze(-1) + places_T).masked_fill(is_pad_VT, -1),
+        place_M=shift_M + torch.arange(num_rows, device=device),
         order_VT=order_VT,
-        back=back,
+        trip=trip,
         report=report,
     )

@@ -1,201 +1,101 @@
 """Dropless dispatch: as many rows travel as there are tokens for an expert.
 
-Shape suffixes: V hosted ranks, T tokens of a rank, K choices, E experts in reach, B ranks of a
-block, n experts of a rank, C slots of an expert for one rank, S = E·C, L experts served here,
-M rows, D width.
+Shape suffixes: V hosted ranks, E experts in reach, B ranks of a block, n experts of a rank,
+L experts served here, P chunks (see `ChunkOrders`), M rows, D width.
 """
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from user_dir.fast_moe.exchange.all_to_all import Exchange, Line, exchange, start_exchange_rows
-from user_dir.fast_moe.exchange.plan import ExchangePlan
-from user_dir.fast_moe.gathers import gather_rows, invert_permutation, weighted_sum
+from user_dir.fast_moe.dispatch.trip import RowLayout, Trip
+from user_dir.fast_moe.exchange.all_to_all import Exchange
+from user_dir.fast_moe.exchange.plan import ChunkOrders, ExchangePlan
+from user_dir.fast_moe.gathers import Permutation
 from user_dir.fast_moe.routing.slots import Routing
 
 
-@dataclass(frozen=True)
-class Travel:
-    """Which elements v·K·T + k·T + t leave in which order, and how many arrive."""
-
-    element_M: Tensor
-    counts_VBn: Tensor  # rows sent to each expert, on the CPU
-    # For each row in the experts' order its place as received, and the inverse of that; None: rows
-    # are received in the experts' order.
-    by_expert_M: Tensor | None
-    by_arrival_M: Tensor | None
-    send_counts: list[int]
-    receive_counts: list[int]
-    expert_counts: list[int]  # rows of each expert served here
-
-
-@dataclass(frozen=True)
-class DroplessReturn:
-    """What becomes of tokens sent by `send_counts`."""
-
-    routing: Routing
-    plan: ExchangePlan
-    travel: Travel
-    row_NK: Tensor  # row of each choice of token v·T + t; -1: not sent
-    token_M: Tensor  # token of each row sent
-    choice_M: Tensor  # which of the token's choices that is
-    row_bytes: int
-
-    def sent_bytes(self) -> tuple[int, int, int]:
-        """There and back: within ranks, within nodes, between nodes; with the counts sent ahead."""
-        counts_VBn = self.travel.counts_VBn
-        ahead = counts_VBn.shape[-1] * counts_VBn.element_size()
-        return self.plan.sum_by_distance(2 * self.row_bytes * counts_VBn.sum(-1) + ahead)
-
-    def at_experts(self, arrived_MD: Tensor) -> tuple[Tensor, list[int]]:
-        """The rows, (M, D), grouped by expert, and how many each has."""
-        travel = self.travel
-        rows_MD = _reorder(arrived_MD, travel.by_expert_M, travel.by_arrival_M)
-        return rows_MD, travel.expert_counts
-
-    def answer(self, outputs_MD: Tensor, line: Line | None) -> Exchange:
-        """Send the experts' outputs back."""
-        travel = self.travel
-        return start_exchange_rows(
-            _reorder(outputs_MD, travel.by_arrival_M, travel.by_expert_M),
-            self.plan,
-            send_counts=travel.receive_counts,
-            receive_counts=travel.send_counts,
-            line=line,
-        )
-
-    def at_home(self, home_MD: Tensor) -> Tensor:
-        """Add up the outputs by weight, (V, T, D)."""
-        num_ranks, num_tokens, _ = self.routing.expert_ids_VTK.shape
-        y = weighted_sum(
-            home_MD,
-            self.routing.weights_VTK.flatten(0, 1).to(home_MD.dtype),
-            self.row_NK,
-            self.token_M,
-            self.choice_M,
-        )
-        return y.view(num_ranks, num_tokens, -1)
-
-
-def send_counts(
-    x_VTD: Tensor, routing: Routing, plan: ExchangePlan, line: Line | None
-) -> tuple[Exchange, DroplessReturn]:
-    """Send every routed token; the exchange gives (M, D)."""
-    travel = _travel_here(routing, plan) if plan.group is None else _travel_far(routing, plan)
-    element_M, num_choices, num_tokens = travel.element_M, routing.num_choices, x_VTD.shape[1]
-    back = DroplessReturn(
-        routing=routing,
-        plan=plan,
-        travel=travel,
-        row_NK=_row_of_choice(element_M, x_VTD.shape[:2], num_choices),
-        token_M=_token_of_element(element_M, num_tokens, num_choices),
-        choice_M=element_M // max(1, num_tokens) % num_choices,
-        row_bytes=x_VTD.element_size() * x_VTD.shape[-1],
-    )
-    rows = start_exchange_rows(
-        gather_rows(x_VTD.flatten(0, 1), back.token_M, back.row_NK),
-        plan,
-        send_counts=travel.send_counts,
-        receive_counts=travel.receive_counts,
-        line=line,
-    )
-    return rows, back
-
-
-def _reorder(rows_MD: Tensor, order_M: Tensor | None, inverse_M: Tensor | None) -> Tensor:
-    if order_M is None or inverse_M is None:
-        return rows_MD
-    return gather_rows(rows_MD, order_M, inverse_M.unsqueeze(-1))
-
-
-def _travel_here(routing: Routing, plan: ExchangePlan) -> Travel:
-    """Within one process rows can leave in the experts' order at once, and nothing is swapped."""
-    num_ranks, num_experts = routing.counts_VE.shape
-    block = plan.block_size
-    # Host sync: exact counts decide the size of the rows.
-    counts_VE = routing.counts_VE.cpu()
-    counts_VBn = counts_VE.view(num_ranks, block, num_experts // block)
-    # Of each block: receiving rank, its expert, sending rank.
-    by_expert = counts_VBn.unflatten(0, (-1, block)).permute(0, 2, 3, 1)
-    ranges = torch.arange(num_ranks * num_experts).view_as(counts_VBn)
-    ranges = ranges.unflatten(0, (-1, block)).permute(0, 2, 3, 1).flatten()
-    total = int(counts_VE.sum())
-    return Travel(
-        counts_VBn=counts_VBn,
-        element_M=_elements_of_ranges(routing, counts_VBn.flatten(1), ranges),
-        by_expert_M=None,
-        by_arrival_M=None,
-        send_counts=[total],
-        receive_counts=[total],
-        expert_counts=by_expert.sum(-1).flatten().tolist(),
-    )
-
-
-def _travel_far(routing: Routing, plan: ExchangePlan) -> Travel:
-    num_ranks, num_experts = routing.counts_VE.shape
-    block, per_rank = plan.block_size, num_experts // plan.block_size
-    counts_VBn = routing.counts_VE.view(num_ranks, block, per_rank)
-    received_VBn = exchange(counts_VBn, plan)
-    # Host sync: split sizes live on the CPU, and exact counts are known on no other rank.
-    sizes = torch.stack([counts_VBn, received_VBn]).cpu()
-    sent_in_order = sizes[0].flatten(0, 1)[plan.send_order]
-    received_in_order = sizes[1].flatten(0, 1)[plan.receive_order]
-    by_expert_M = _expert_order(received_in_order, plan, per_rank).to(counts_VBn.device)
-    return Travel(
-        counts_VBn=sizes[0],
-        element_M=_elements_of_ranges(routing, sizes[0].sum(-1), plan.send_order),
-        by_expert_M=by_expert_M,
-        by_arrival_M=invert_permutation(by_expert_M),
-        send_counts=_split_sums(sent_in_order, plan.send_splits),
-        receive_counts=_split_sums(received_in_order, plan.receive_splits),
-        expert_counts=sizes[1].transpose(1, 2).flatten(0, 1).sum(dim=1).tolist(),
-    )
-
-
-def _split_sums(counts_Pn: Tensor, splits: tuple[int, ...]) -> list[int]:
-    return [int(part.sum()) for part in counts_Pn.split(list(splits))]
-
-
-def _elements_of_ranges(routing: Routing, lengths_VR: Tensor, order: Tensor) -> Tensor:
-    """Elements v·K·T + k·T + t of all routed choices, in the order that their ranges are given.
+class DroplessTrip(Trip):
+    """Every token finds a row at each of its experts.
 
     Args:
-        lengths_VR: how each rank's sorted elements are cut into ranges, on the CPU.
+        most_rows: what all choices together can be at most, where they stay on their rank; then
+            the host need not wait for their number, and rows beyond it are 0.
     """
-    num_ranks, num_elements = routing.sorted_elements_VN.shape
-    starts_VR = lengths_VR.cumsum(1) - lengths_VR
-    starts_VR = starts_VR + torch.arange(num_ranks).unsqueeze(-1) * num_elements
-    places = _concatenated_ranges(starts_VR.flatten()[order], lengths_VR.flatten()[order])
-    places = places.to(routing.sorted_elements_VN.device)
-    elements = routing.sorted_elements_VN.flatten().index_select(0, places)
-    return elements + places // max(1, num_elements) * num_elements
+
+    def __init__(
+        self,
+        x_VTD: Tensor,
+        routing: Routing,
+        plan: ExchangePlan,
+        experts: nn.Module,
+        *,
+        most_rows: int | None = None,
+    ):
+        super().__init__(x_VTD, routing, plan, experts)
+        self.most_rows = most_rows
+        assert most_rows is None or plan.block_size == 1
+
+    def _lay_out(self) -> RowLayout:
+        """Counts go ahead of the rows. Communicates, and makes the host wait, where rows leave
+        their rank."""
+        lengths_P = self.routing.counts_VE.flatten()[self.orders.leaving]
+        if self.most_rows is not None:
+            num_rows, self.counts = self.most_rows, lengths_P
+            exchange = Exchange(None, send_counts=[], receive_counts=[])
+        elif self.plan.group is None:
+            # Host sync: exact counts decide the size of the rows.
+            self._sent_P = lengths_P.cpu()
+            num_rows = int(self._sent_P.sum())
+            self.counts = self._sent_P.view(-1, self.plan.block_size).sum(1).tolist()
+            exchange = Exchange(None, send_counts=[], receive_counts=[])
+        else:
+            exchange = self._exchange_of(lengths_P)
+            num_rows = sum(exchange.send_counts)
+        first_P = lengths_P.cumsum(0) - lengths_P
+        start_VE = first_P[self.orders.place].view_as(self.routing.counts_VE)
+        return RowLayout(start_VE, num_rows, exchange)
+
+    def sent_bytes(self) -> tuple[int, int, int]:
+        if self.most_rows is not None:
+            return 2 * self.row_bytes * self.most_rows, 0, 0
+        counts_VBn = self._sent_P[self._orders_on_host.place].view(
+            self.plan.num_hosted, self.plan.block_size, self.per_rank
+        )
+        ahead = self.per_rank * counts_VBn.element_size()
+        return self.plan.sum_by_distance(2 * self.row_bytes * counts_VBn.sum(-1) + ahead)
+
+    @property
+    def _orders_on_host(self) -> ChunkOrders:
+        return self.plan.orders(self.per_rank, torch.device("cpu"))
+
+    def _exchange_of(self, sent_P: Tensor) -> Exchange:
+        plan, to_experts = self.plan, self.orders.to_experts
+        on_host = self._orders_on_host.to_experts
+        assert to_experts is not None and on_host is not None
+        chunk_splits = [
+            [pairs * self.per_rank for pairs in splits]
+            for splits in (plan.send_splits, plan.receive_splits)
+        ]
+        ahead = Exchange(plan.group, send_counts=chunk_splits[0], receive_counts=chunk_splits[1])
+        received_P = ahead.run(sent_P)
+        # Host sync: split sizes live on the CPU, and exact counts are known on no other rank.
+        self._sent_P, arrived_P = torch.stack([sent_P, received_P]).cpu()
+        by_expert_P = arrived_P[on_host.order]
+        self.counts = by_expert_P.view(-1, plan.block_size).sum(1).tolist()
+        return Exchange(
+            plan.group,
+            send_counts=[int(part.sum()) for part in self._sent_P.split(chunk_splits[0])],
+            receive_counts=[int(part.sum()) for part in arrived_P.split(chunk_splits[1])],
+            after=Permutation.of(
+                _rows_of_chunks(received_P, to_experts.order, num_rows=int(arrived_P.sum()))
+            ),
+        )
 
 
-def _expert_order(received_in_order: Tensor, plan: ExchangePlan, per_rank: int) -> Tensor:
-    """The places of the arrived rows, listed expert by expert."""
-    hosted = plan.receive_order // plan.block_size
-    expert = hosted.unsqueeze(-1) * per_rank + torch.arange(per_rank)
-    expert_of_row = expert.flatten().repeat_interleave(received_in_order.flatten())
-    return expert_of_row.argsort(stable=True)
-
-
-def _concatenated_ranges(starts: Tensor, lengths: Tensor) -> Tensor:
-    """start, start+1, … for each length, one after the other."""
-    ends = lengths.cumsum(0)
-    shift = (starts - (ends - lengths)).repeat_interleave(lengths)
-    return shift + torch.arange(int(lengths.sum()), device=starts.device)
-
-
-def _token_of_element(element_M: Tensor, num_tokens: int, num_choices: int) -> Tensor:
-    per_rank = max(1, num_tokens * num_choices)
-    return element_M // per_rank * num_tokens + element_M % max(1, num_tokens)
-
-
-def _row_of_choice(element_M: Tensor, shape_VT: tuple[int, ...], num_choices: int) -> Tensor:
-    """The row of each choice, (V·T, K); -1 where the choice was not sent."""
-    num_ranks, num_tokens = shape_VT
-    rows = element_M.new_full((num_ranks * num_choices * num_tokens,), -1)
-    rows.scatter_(0, element_M, torch.arange(element_M.shape[0], device=element_M.device))
-    return rows.view(num_ranks, num_choices, num_tokens).transpose(1, 2).reshape(-1, num_choices)
+def _rows_of_chunks(lengths_P: Tensor, order_P: Tensor, *, num_rows: int) -> Tensor:
+    """The rows of chunks that lie one after the other, listed chunk by chunk in another order."""
+    first_P = (lengths_P.cumsum(0) - lengths_P)[order_P]
+    lengths_P = lengths_P[order_P]
+    shift_P = first_P - (lengths_P.cumsum(0) - lengths_P)
+    shift_M = shift_P.repeat_interleave(lengths_P, output_size=num_rows)
+    return shift_M + torch.arange(num_rows, device=lengths_P.device)

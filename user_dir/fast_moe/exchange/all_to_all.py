@@ -1,26 +1,29 @@
-"""Exchange of buffers within blocks of ranks, with gradients.
+"""All-to-alls of rows between processes, with gradients: started, and finished later.
 
-An exchange is started and later finished, so that a process can compute in between. Exchanges
-that overlap go on one `Line`, which fixes their order: a start or finish comes after what was on
-the line before, and in the backward pass before it, the starts of one pass being the finishes of
-the other. So every process does the same in the same order, whatever autograd prefers.
+In between a process can compute. Exchanges of one layer stand on one `Line`, which fixes their
+order. Each start or finish takes in, beside its rows, a scalar that stands for what was on the
+line before, and gives out one that stands for itself; so autograd knows that it came later, and
+must go back through it earlier. A finish going back starts the gradients' travel, a start going
+back waits for them: the backward pass posts in the reverse order of the forward pass, on every
+process alike, whatever autograd prefers.
 
-Shape suffixes: V hosted ranks, B ranks of a block, n experts of a rank, M rows.
+The scalars carry no gradient: going back, every start and finish hands None to them. Autograd
+runs a function once all that used its outputs has run, whether or not anyone gave it a gradient,
+and that is what a start waits for: its finish, which uses its scalar.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from user_dir.fast_moe.exchange.old_wire import Posted, post
-from user_dir.fast_moe.exchange.plan import ExchangePlan
+from user_dir.fast_moe.gathers import Permutation
 
 
 class Line:
-    """The order of exchanges that overlap."""
+    """The order of the exchanges of a layer."""
 
     def __init__(self) -> None:
         # A scalar whose history is that of everything on the line so far.
@@ -28,147 +31,148 @@ class Line:
 
 
 class Exchange:
-    """An exchange under way; `finish` gives what arrived."""
-
-    def __init__(self, start: Tensor, way: "_Way"):
-        self._start = start
-        self._way = way
-
-    def finish(self, line: Line | None = None) -> Tensor:
-        """Wait for what arrives; to be called once."""
-        arrived, end = _Finish.apply(self._start, line.end if line else None, self._way)
-        if line is not None:
-            line.end = end
-        return arrived
-
-
-def start_exchange(x_VB: Tensor, plan: ExchangePlan, line: Line | None = None) -> Exchange:
-    """Begin to hand every buffer x[v, j] to rank j of v's block.
+    """One all-to-all of rows: `start`, then `finish`, each once.
 
     Args:
-        x_VB: (V, B, …), equal shapes on every process.
-
-    Returns:
-        an exchange that gives y with y[v, i] = what rank i of v's block held for v; same shape. It
-        is its own inverse, and its own gradient.
+        group: processes that swap rows; None: they stay in this one, in their order.
+        send_counts, receive_counts: rows for and from each process of the group, in its order.
+        before: how rows are ordered to leave; None: they lie so.
+        after: how rows that arrived are ordered; None: they stay so.
     """
-    return _start(x_VB, _PairWay(plan), line)
 
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None,
+        *,
+        send_counts: list[int],
+        receive_counts: list[int],
+        before: Permutation | None = None,
+        after: Permutation | None = None,
+    ):
+        self.group = group
+        self.send_counts, self.receive_counts = send_counts, receive_counts
+        self.before, self.after = before, after
+        self.gradients: Exchange | None = None  # under way in the backward pass
+        self._started: Tensor | None = None
+        self._posted: tuple[Tensor, Tensor, list[Any]] | None = None
 
-def start_exchange_rows(
-    rows_MD: Tensor,
-    plan: ExchangePlan,
-    *,
-    send_counts: list[int],
-    receive_counts: list[int],
-    line: Line | None = None,
-) -> Exchange:
-    """Begin an all-to-all of rows that lie in sending order; counts are rows for each peer."""
-    return _start(rows_MD, _RowWay(plan, send_counts, receive_counts), line)
+    def reversed(self) -> "Exchange":
+        """The way back of rows that answer those that came this way, and of gradients."""
+        return Exchange(
+            self.group,
+            send_counts=self.receive_counts,
+            receive_counts=self.send_counts,
+            before=self.after.reversed() if self.after else None,
+            after=self.before.reversed() if self.before else None,
+        )
 
+    def start(self, rows_M: Tensor, line: Line) -> None:
+        """Let rows leave. Communicates, without waiting."""
+        if self.group is None:
+            self._started = rows_M
+            return
+        self._started = line.end = _Start.apply(rows_M, line.end, self)
 
-def exchange(x_VB: Tensor, plan: ExchangePlan) -> Tensor:
-    """`start_exchange`, finished at once."""
-    return start_exchange(x_VB, plan).finish()
+    def finish(self, line: Line) -> Tensor:
+        """Wait for the rows that arrive here."""
+        started, self._started = self._started, None
+        assert started is not None
+        if self.group is None:
+            return started
+        arrived_M, line.end = _Finish.apply(started, line.end, self)
+        return arrived_M
 
+    def run(self, rows_M: Tensor) -> Tensor:
+        """Start and finish at once, without a gradient."""
+        self.post(rows_M)
+        return self.wait()
 
-def _start(x: Tensor, way: "_Way", line: Line | None) -> Exchange:
-    start = _Start.apply(x, line.end if line else None, way)
-    if line is not None:
-        line.end = start
-    return Exchange(start, way)
+    def post(self, rows_M: Tensor) -> None:
+        """Start, as far as the wire is concerned."""
+        assert self._posted is None
+        if self.before is not None:
+            rows_M = self.before.apply(rows_M)
+        rows_M = rows_M.contiguous()
+        received_M = rows_M.new_empty(sum(self.receive_counts), *rows_M.shape[1:])
+        if dist.get_backend(self.group) == "gloo":
+            works = self._post_point_to_point(received_M, rows_M)
+        else:
+            works = [
+                dist.all_to_all_single(
+                    received_M,
+                    rows_M,
+                    self.receive_counts,
+                    self.send_counts,
+                    group=self.group,
+                    async_op=True,
+                )
+            ]
+        # What is sent must live until it has left.
+        self._posted = received_M, rows_M, works
 
+    def wait(self) -> Tensor:
+        """Finish, as far as the wire is concerned; on a GPU the current stream waits."""
+        assert self._posted is not None
+        received_M, _, works = self._posted
+        for work in works:
+            work.wait()
+        self._posted = None
+        return received_M if self.after is None else self.after.apply(received_M)
 
-@dataclass
-class _Travel:
-    """One direction of an exchange, from its start to its finish."""
-
-    posted: Posted
-    arrange: Callable[[Tensor], Tensor]  # from the order of arrival to the result
-
-    def finish(self) -> Tensor:
-        return self.arrange(self.posted.wait())
-
-
-class _Way:
-    """How tensors travel, and the gradients back; holds the one that is travelling."""
-
-    def __init__(self) -> None:
-        self._travel: _Travel | None = None
-
-    def begin(self, x: Tensor, *, is_gradient: bool) -> None:
-        assert self._travel is None
-        self._travel = self._post(x, is_gradient=is_gradient)
-
-    def end(self) -> Tensor:
-        assert self._travel is not None
-        arrived, self._travel = self._travel.finish(), None
-        return arrived
-
-    def _post(self, x: Tensor, *, is_gradient: bool) -> _Travel:
-        raise NotImplementedError
-
-
-class _PairWay(_Way):
-    def __init__(self, plan: ExchangePlan):
-        super().__init__()
-        self.plan = plan
-
-    def _post(self, x: Tensor, *, is_gradient: bool) -> _Travel:
-        plan = self.plan
-        if plan.block_size == 1:
-            return _Travel(post(x, None, [], []), lambda arrived: arrived)
-        send_order, home = plan.orders_on(x.device)
-        shape = x.shape
-        # Flat rows: index_select is many times slower on rows of several dimensions.
-        pairs = x.reshape(send_order.shape[0], -1).index_select(0, send_order)
-        posted = post(pairs, plan.group, list(plan.send_splits), list(plan.receive_splits))
-        return _Travel(posted, lambda arrived: arrived.index_select(0, home).view(shape))
-
-
-class _RowWay(_Way):
-    def __init__(self, plan: ExchangePlan, send_counts: list[int], receive_counts: list[int]):
-        super().__init__()
-        self.group = plan.group
-        self.counts = send_counts, receive_counts
-
-    def _post(self, x: Tensor, *, is_gradient: bool) -> _Travel:
-        send, receive = reversed(self.counts) if is_gradient else self.counts
-        return _Travel(post(x.contiguous(), self.group, send, receive), lambda arrived: arrived)
+    def _post_point_to_point(self, received_M: Tensor, rows_M: Tensor) -> list[Any]:
+        """Every receive before any send: steadier over slow links than gloo's own all-to-all."""
+        own, group = dist.get_rank(self.group), self.group
+        incoming = received_M.split(self.receive_counts)
+        outgoing = rows_M.split(self.send_counts)
+        incoming[own].copy_(outgoing[own])
+        # Beginning with the next process, so that not all of them send to the same one at first.
+        peers = [(own + step) % len(incoming) for step in range(1, len(incoming))]
+        return [
+            dist.irecv(incoming[peer], group=group, group_src=peer)
+            for peer in peers
+            if self.receive_counts[peer]
+        ] + [
+            dist.isend(outgoing[peer], group=group, group_dst=peer)
+            for peer in peers
+            if self.send_counts[peer]
+        ]
 
 
 class _Start(torch.autograd.Function):
-    """Gives a scalar that stands for the start; backwards it finishes the gradients' travel."""
+    """Gives the scalar that stands for the start; going back it waits for the gradients."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, after: Tensor | None, way: _Way) -> Tensor:
+    def forward(ctx, rows_M: Tensor, after: Tensor | None, exchange: Exchange) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.way = way
-        way.begin(x, is_gradient=False)
-        return x.new_zeros(())
+        ctx.exchange = exchange
+        exchange.post(rows_M)
+        return rows_M.new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx, _):
-        return ctx.way.end(), None, None
+        gradients, ctx.exchange.gradients = ctx.exchange.gradients, None
+        return gradients.wait(), None, None
 
 
 class _Finish(torch.autograd.Function):
-    """Gives what arrived and the line's new end; backwards it starts the gradients' travel."""
+    """Gives what arrived and the line's new end; going back it starts the gradients' travel."""
 
     @staticmethod
-    def forward(ctx, start: Tensor, after: Tensor | None, way: _Way) -> tuple[Tensor, Tensor]:
+    def forward(ctx, start: Tensor, after: Tensor | None, exchange: Exchange):
         ctx.set_materialize_grads(False)
-        ctx.way = way
-        arrived = way.end()
-        ctx.shape, ctx.options = arrived.shape, {"dtype": arrived.dtype, "device": arrived.device}
-        return arrived, start.new_zeros(())
+        ctx.exchange = exchange
+        arrived_M = exchange.wait()
+        ctx.like = arrived_M.new_empty(0), arrived_M.shape
+        return arrived_M, start.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor | None, _):
-        if ctx.needs_input_grad[0]:  # else no start is there to finish it
-            if grad is None:  # nobody read it here, but other processes wait for the gradient
-                grad = torch.zeros(ctx.shape, **ctx.options)
-            ctx.way.begin(grad, is_gradient=True)
+    def backward(ctx, grad_M: Tensor | None, _):
+        if ctx.needs_input_grad[0]:  # else no start is there to wait for it
+            if grad_M is None:  # nobody read it here, but other processes wait for the gradient
+                empty, shape = ctx.like
+                grad_M = empty.new_zeros(shape)
+            ctx.exchange.gradients = ctx.exchange.reversed()
+            ctx.exchange.gradients.post(grad_M)
         return None, None, None

@@ -1,17 +1,31 @@
-"""Who sends what to whom when each block of consecutive ranks swaps buffers.
+"""Who sends what to whom when each block of consecutive ranks swaps rows.
 
-A *pair* is one buffer of rank r for one rank of its block. A plan orders this process's pairs
-for one all-to-all, whatever the alignment of blocks and processes.
+A *pair* is what rank r has for one rank of its block, a *chunk* what it has for one expert there.
+A plan orders this process's pairs for one all-to-all, whatever the alignment of blocks and
+processes.
 """
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from user_dir.fast_moe.gathers import invert_permutation
+from user_dir.fast_moe.gathers import Permutation, invert_permutation
+
+
+@dataclass(frozen=True)
+class ChunkOrders:
+    """How the chunks of this process leave, and how those that come are brought to the experts.
+
+    Chunk (v, e) is what hosted rank v has for expert e of those in its reach; they are counted
+    v·E + e. At the experts, chunks lie expert by expert, those of an expert by sending rank.
+    """
+
+    leaving: Tensor  # the chunk in each place of departure
+    place: Tensor  # the inverse: each chunk's place of departure
+    to_experts: Permutation | None  # None: chunks leave in the experts' order, for none is swapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +45,7 @@ class ExchangePlan:
     receive_splits: tuple[int, ...]
     distance: Tensor  # (V, block): 0 where a pair stays on its rank, 1 in its node, 2 leaves it
     group: dist.ProcessGroup | None  # None: everything stays in this process
+    _orders: dict[tuple[int, torch.device], ChunkOrders] = field(default_factory=dict, repr=False)
 
     @cached_property
     def pairs_by_distance(self) -> tuple[int, int, int]:
@@ -38,15 +53,29 @@ class ExchangePlan:
         on_rank, in_node, between = self.distance.flatten().bincount(minlength=3).tolist()
         return on_rank, in_node, between
 
-    @lru_cache(maxsize=4)  # noqa: B019 - a plan lives as long as its model
-    def orders_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(send_order, inverse of receive_order) on a device, copied there once."""
-        home = invert_permutation(self.receive_order)
-        return self.send_order.to(device), home.to(device)
+    def orders(self, per_rank: int, device: torch.device) -> ChunkOrders:
+        """The orders of chunks, with that many experts a rank; copied to a device once."""
+        key = per_rank, device
+        if key not in self._orders:
+            self._orders[key] = self._order_chunks(per_rank, device)
+        return self._orders[key]
 
     def sum_by_distance(self, values_VB: Tensor) -> tuple[int, int, int]:
         """Sums over the pairs that stay on their rank, stay in their node, leave it."""
         return tuple(int(values_VB[self.distance == d].sum()) for d in range(3))  # type: ignore
+
+    def _order_chunks(self, per_rank: int, device: torch.device) -> ChunkOrders:
+        block, expert_n = self.block_size, torch.arange(per_rank)
+        if self.group is None:
+            rank_V = torch.arange(self.num_hosted).view(-1, 1, 1)
+            receiver_VB1 = rank_V // block * block + torch.arange(block).view(1, -1, 1)
+            place = ((receiver_VB1 * per_rank + expert_n) * block + rank_V % block).flatten()
+            return ChunkOrders(invert_permutation(place).to(device), place.to(device), None)
+        leaving = (self.send_order.unsqueeze(-1) * per_rank + expert_n).flatten()
+        receiver, sender = self.receive_order // block, self.receive_order % block
+        at_experts = (receiver.unsqueeze(-1) * per_rank + expert_n) * block + sender.unsqueeze(-1)
+        to_experts = Permutation.of(invert_permutation(at_experts.flatten()).to(device))
+        return ChunkOrders(leaving.to(device), invert_permutation(leaving).to(device), to_experts)
 
     @staticmethod
     def build(
@@ -57,6 +86,7 @@ class ExchangePlan:
         process_index: int,
         num_processes: int,
     ) -> "ExchangePlan":
+        """Make the plan of one process, process groups included: every process must call it."""
         num_hosted = num_ranks // num_processes
         peers_of = _linked_processes(num_ranks, block_size, num_processes)
         group = None

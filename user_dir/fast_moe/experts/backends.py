@@ -41,7 +41,7 @@ def check_backend(backend: str) -> None:
 
 def apply_experts(
     rows: Tensor,
-    counts: list[int] | None,
+    counts: list[int] | Tensor | None,
     weights: tuple[Tensor, ...],
     *,
     activate: Callable[[Tensor], Tensor],
@@ -51,7 +51,9 @@ def apply_experts(
 
     Args:
         rows: (L, M, D); or (M, D), grouped by expert, where counts are given.
-        counts: rows of each expert; None when ``rows`` is rectangular.
+        counts: rows of each expert; None when ``rows`` is rectangular. A tensor where the host
+            does not know them: a grouped product takes them from there, and rows behind the last
+            expert's are no one's and come out as 0.
         weights: of the two linear maps, stacked: (L, D, H), (L, H), (L, H, D), (L, D).
         backend: "auto", "bmm", "grouped" or "fastmoe".
 
@@ -66,21 +68,20 @@ def apply_experts(
     if backend == "grouped":
         _refuse_ungroupable(weight1_LDH)
     if backend == "auto":
-        backend = _choose(weight1_LDH, is_ragged=counts is not None)
-    if backend == "bmm" and counts is None:
+        backend = _choose(weight1_LDH, counts)
+    if counts is None and backend == "bmm":
         return _two_maps(rows, weights, activate, _batched)
-    even = [rows.shape[1]] * rows.shape[0] if counts is None else counts
-    if sum(even) == 0 or backend == "bmm":  # grouped_mm refuses no rows at all
-        linear = _by_rows(_Loop(even))
-    elif backend == "grouped":
-        linear = _by_rows(_Grouped(_on_device(even, rows.device, is_ragged=counts is not None)))
+    rows_MD = rows.reshape(-1, rows.shape[-1])
+    if backend == "grouped" and rows_MD.shape[0]:  # grouped_mm refuses no rows at all
+        linear = _by_rows(_Grouped(_counts_on_device(counts, rows)))
+    elif backend == "fastmoe":
+        linear = _by_fastmoe(_counts_on_host(counts, rows), rows_MD.shape[0])
     else:
-        linear = _by_fastmoe(even)
-    rows_MD = rows.reshape(sum(even), rows.shape[-1])
+        linear = _by_rows(_Loop(_counts_on_host(counts, rows)))
     return _two_maps(rows_MD, weights, activate, linear).view_as(rows)
 
 
-def _choose(weight_LDH: Tensor, *, is_ragged: bool) -> str:
+def _choose(weight_LDH: Tensor, counts: list[int] | Tensor | None) -> str:
     """What "auto" means for these weights.
 
     CPU, measured with torch 2.13 on an EPYC with AVX-512 and one thread, November 2026, as
@@ -92,13 +93,17 @@ def _choose(weight_LDH: Tensor, *, is_ragged: bool) -> str:
 
     CUDA, reasoned and not measured: equal sizes are what cuBLAS's batched product is made for;
     counts go to the fused kernel of grouped_mm where there is one, bfloat16 on sm90 and sm100;
-    elsewhere, sm120 included, it is a loop that waits for the offsets.
+    elsewhere, sm120 included, it is a loop that waits for the offsets. Counts that the host does
+    not know go there all the same, where the widths allow it: the loop here would wait as well.
     """
-    if not (is_ragged and weight_LDH.is_cuda and weight_LDH.dtype is torch.bfloat16):
+    if counts is None or weight_LDH.device.type == "cpu" or not _is_groupable(weight_LDH):
+        return "bmm"
+    if isinstance(counts, Tensor):
+        return "grouped"
+    if not (weight_LDH.is_cuda and weight_LDH.dtype is torch.bfloat16):
         return "bmm"
     is_fused = torch.cuda.get_device_capability(weight_LDH.device)[0] in (9, 10)
-    aligned = not any(width % _step(weight_LDH.dtype) for width in weight_LDH.shape[1:])
-    return "grouped" if is_fused and aligned and _has_grouped() else "bmm"
+    return "grouped" if is_fused else "bmm"
 
 
 def _two_maps(rows: Tensor, weights, activate, linear: Linear) -> Tensor:
@@ -110,7 +115,7 @@ def _two_maps(rows: Tensor, weights, activate, linear: Linear) -> Tensor:
 def _as_autocast(rows: Tensor, weights):
     """What autocast would do to a matrix product; our own functions are unknown to it."""
     device = rows.device.type
-    if not torch.is_autocast_enabled(device):
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return rows, weights
     dtype = torch.get_autocast_dtype(device)
     return rows.to(dtype), tuple(weight.to(dtype) for weight in weights)
@@ -128,7 +133,7 @@ class _Loop:
     where it belongs."""
 
     def __init__(self, counts: list[int]):
-        self.counts = counts
+        self.counts, self.num_rows = counts, sum(counts)
 
     def rows(self, x_MD: Tensor, weight_LDH: Tensor) -> Tensor:
         """x · W with the weight of each row's expert, (M, H)."""
@@ -145,23 +150,23 @@ class _Loop:
         return y_LDH
 
     def add(self, y_MH: Tensor, bias_LH: Tensor) -> None:
-        """Add to each row the bias of its expert."""
+        """Add to each row the bias of its expert; rows of no expert become 0."""
         for y, bias in zip(self._parts(y_MH), bias_LH, strict=True):
             y += bias
+        y_MH[self.num_rows :] = 0
 
     def sums(self, grad_MH: Tensor) -> Tensor:
         """The sum of the rows of each expert, (L, H)."""
         return torch.stack([grad.sum(dim=0) for grad in self._parts(grad_MH)])
 
     def _parts(self, rows_M: Tensor) -> tuple[Tensor, ...]:
-        return rows_M.split(self.counts)
+        return rows_M[: self.num_rows].split(self.counts)
 
 
 class _Grouped:
     """The same by `torch.nn.functional.grouped_mm`: few kernels, however many experts."""
 
     def __init__(self, counts_L: Tensor):
-        self.counts_L = counts_L
         self.ends_L = counts_L.cumsum(0, dtype=torch.int32)
 
     def rows(self, x_MD: Tensor, weight_LDH: Tensor) -> Tensor:
@@ -171,8 +176,11 @@ class _Grouped:
         return F.grouped_mm(x_MD.T, grad_MH, offs=self.ends_L)
 
     def add(self, y_MH: Tensor, bias_LH: Tensor) -> None:
-        # The size of the output is given, so nothing waits for a GPU to know it.
-        y_MH += bias_LH.repeat_interleave(self.counts_L, dim=0, output_size=y_MH.shape[0])
+        row_M = torch.arange(y_MH.shape[0], device=y_MH.device, dtype=torch.int32)
+        expert_M = torch.searchsorted(self.ends_L, row_M, right=True).clamp(max=len(bias_LH) - 1)
+        y_MH += bias_LH[expert_M]
+        # What grouped_mm leaves behind the last expert's rows is not even a number.
+        y_MH.masked_fill_((row_M >= self.ends_L[-1]).unsqueeze(-1), 0)
 
     def sums(self, grad_MH: Tensor) -> Tensor:
         # Deterministic, unlike the gradient of an indexed bias; rows must be 16 bytes at least.
@@ -210,15 +218,28 @@ class _RowLinear(torch.autograd.Function):
         )
 
 
-def _on_device(counts: list[int], device: torch.device, *, is_ragged: bool) -> Tensor:
-    if not is_ragged:  # made where it is needed: nothing to copy
-        return torch.full((len(counts),), counts[0], device=device)
-    return torch.tensor(counts).to(device, non_blocking=True)
+def _counts_on_device(counts: list[int] | Tensor | None, rows: Tensor) -> Tensor:
+    if isinstance(counts, Tensor):
+        return counts
+    if counts is None:  # made where it is needed: nothing to copy
+        return torch.full(rows.shape[:1], rows.shape[1], device=rows.device)
+    return torch.tensor(counts).to(rows.device, non_blocking=True)
+
+
+def _counts_on_host(counts: list[int] | Tensor | None, rows: Tensor) -> list[int]:
+    if isinstance(counts, Tensor):
+        return counts.tolist()  # host sync on a GPU: these widths or this back end need numbers
+    return [rows.shape[1]] * rows.shape[0] if counts is None else counts
 
 
 def _step(dtype: torch.dtype) -> int:
     """Elements that widths must be multiples of for grouped products."""
     return max(1, _ALIGNMENT // dtype.itemsize)
+
+
+def _is_groupable(weight_LDH: Tensor) -> bool:
+    aligned = not any(width % _step(weight_LDH.dtype) for width in weight_LDH.shape[1:])
+    return aligned and weight_LDH.dtype in _GROUPED_DTYPES and _has_grouped()
 
 
 def _has_grouped() -> bool:
@@ -247,13 +268,18 @@ def _refuse_ungroupable(weight_LDH: Tensor) -> None:
 # --- FastMoE ------------------------------------------------------------------------------------
 
 
-def _by_fastmoe(counts: list[int]) -> Linear:
+def _by_fastmoe(counts: list[int], num_rows: int) -> Linear:
     """FastMoE (He et al., 2021) keeps counts on the CPU and weights as (L, output, input)."""
     counts_L = torch.tensor(counts)
     moe_linear = _fastmoe_linear()
-    return lambda x, weight, bias: moe_linear.apply(
-        x.contiguous(), counts_L, weight.transpose(1, 2).contiguous(), bias
-    )
+    of_nobody = num_rows - sum(counts)
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x = x[: num_rows - of_nobody].contiguous()
+        y = moe_linear.apply(x, counts_L, weight.transpose(1, 2).contiguous(), bias)
+        return F.pad(y, (0, 0, 0, of_nobody)) if of_nobody else y
+
+    return linear
 
 
 def _fastmoe_linear():

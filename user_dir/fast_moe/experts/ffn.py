@@ -56,12 +56,12 @@ class ExpertFFN(ShardedExperts):
         served = [held.index(e) for r in topology.hosted_ranks for e in topology.experts_of_rank(r)]
         self._served = None if served == list(range(len(held))) else served
 
-    def forward(self, rows: Tensor, counts: list[int] | None = None) -> Tensor:
+    def forward(self, rows: Tensor, counts: list[int] | Tensor | None = None) -> Tensor:
         """Apply each expert to its rows.
 
         Args:
             rows: (experts served, M, D); or (M, D), grouped by expert, where counts are given.
-            counts: rows of each expert; None when ``rows`` is rectangular.
+            counts: rows of each expert; None when ``rows`` is rectangular; see `apply_experts`.
 
         Returns:
             the outputs, shaped like ``rows``.

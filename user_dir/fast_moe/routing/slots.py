@@ -16,17 +16,13 @@ from user_dir.fast_moe.gathers import invert_permutation
 
 @dataclass(frozen=True)
 class Routing:
-    """Where every token goes, and in which order the tokens lie at every expert.
-
-    ``sorted_elements_VN`` (N = K·T) lists the elements k·T + t of each rank ordered by expert,
-    then by slot; the first ``counts_VE.sum(-1)`` of them were routed, before any drop.
-    """
+    """Where every token goes, and its place among the tokens of each of its experts."""
 
     expert_ids_VTK: Tensor  # int64; -1: no such choice (padding, or given up by the policy)
     slots_VTK: Tensor  # int64; -1: dropped, or no such choice
     weights_VTK: Tensor  # what combine multiplies an expert's output with; 0 where slot is -1
     counts_VE: Tensor  # int64, choices of each expert before drops
-    sorted_elements_VN: Tensor  # int64
+    first_counts_VE: Tensor  # int64, of these the tokens' first choices
     capacity: int | None  # slots an expert offers to one rank; None: as many as it needs
 
     @property
@@ -59,7 +55,7 @@ def assign_slots(
         priority_VT: a permutation of 0..T-1 for each rank, low first; None: batch order.
 
     Returns:
-        slots_VTK (int64, -1 for no choice), counts_VE, sorted_elements_VN (see `Routing`).
+        slots_VTK (int64, -1 for no choice), counts_VE, first_counts_VE (see `Routing`).
     """
     num_ranks, num_tokens, num_choices = expert_ids_VTK.shape
     device = expert_ids_VTK.device
@@ -71,23 +67,25 @@ def assign_slots(
     # One int64 key carries (expert, choice, priority), so a single sort numbers every slot;
     # what is not routed sorts behind the last expert.
     expert_VKT = torch.where(is_routed_VKT, ids_VKT, num_experts)
-    key_VKT = (expert_VKT * num_choices + choice_K1) * num_tokens + priority_VT.unsqueeze(1)
-    sorted_elements_VN = key_VKT.flatten(1).argsort(dim=1, stable=True)
+    choice_VKT = expert_VKT * num_choices + choice_K1
+    key_VKT = choice_VKT * num_tokens + priority_VT.unsqueeze(1)
+    positions_VN = invert_permutation(key_VKT.flatten(1).argsort(dim=1, stable=True))
 
-    counts_VE = count_by_expert(expert_VKT.flatten(1), num_experts=num_experts)
+    counts_VEK = count_by_expert(choice_VKT.flatten(1), num_experts=num_experts * num_choices)
+    counts_VEK = counts_VEK.view(num_ranks, num_experts, num_choices)
+    counts_VE = counts_VEK.sum(-1)
     first_slots_VE = counts_VE.cumsum(1) - counts_VE
-    positions_VN = invert_permutation(sorted_elements_VN)
     starts_VN = torch.nn.functional.pad(first_slots_VE, (0, 1)).gather(1, expert_VKT.flatten(1))
     slots_VKT = (positions_VN - starts_VN).view_as(ids_VKT)
     slots_VTK = slots_VKT.masked_fill(~is_routed_VKT, -1).transpose(1, 2)
-    return slots_VTK, counts_VE, sorted_elements_VN
+    return slots_VTK, counts_VE, counts_VEK[..., 0]
 
 
 def count_by_expert(expert_ids_VN: Tensor, *, num_experts: int) -> Tensor:
     """How often each expert occurs in each row; ids of ``num_experts`` and above do not count."""
     counts = expert_ids_VN.new_zeros(expert_ids_VN.shape[0], num_experts + 1)
     ones = torch.ones_like(expert_ids_VN)
-    return counts.scatter_add_(1, expert_ids_VN, ones)[:, :num_experts]
+    return counts.scatter_add_(1, expert_ids_VN.clamp(max=num_experts), ones)[:, :num_experts]
 
 
 def build_routing(
@@ -106,7 +104,7 @@ def build_routing(
         capacity: slots an expert offers to one rank; choices beyond it are dropped.
         normalize: "none" (Switch), "before" or "after" dropping (GShard's two variants).
     """
-    slots_VTK, counts_VE, sorted_elements_VN = assign_slots(
+    slots_VTK, counts_VE, first_counts_VE = assign_slots(
         expert_ids_VTK, num_experts=num_experts, priority_VT=priority_VT
     )
     if capacity is not None:
@@ -123,7 +121,7 @@ def build_routing(
         slots_VTK=slots_VTK,
         weights_VTK=weights_VTK,
         counts_VE=counts_VE,
-        sorted_elements_VN=sorted_elements_VN,
+        first_counts_VE=first_counts_VE,
         capacity=capacity,
     )
 

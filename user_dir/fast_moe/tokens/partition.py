@@ -6,16 +6,14 @@ Zeng and Xiong (2023), section 3.1. Shape suffixes: V hosted ranks, T tokens, E 
 import torch
 from torch import Tensor
 
-from user_dir.fast_moe.layout.reach import Reach, Shares
+from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.tokens.ranked import RankedTokens
 
 REACH_IDS = {reach: index for index, reach in enumerate(Reach)}
 
 
-def reach_of_tokens(
-    z_VTE: Tensor, tokens: RankedTokens, *, shares: Shares, topology: Topology
-) -> Tensor:
+def reach_of_tokens(z_VTE: Tensor, tokens: RankedTokens, *, topology: Topology) -> Tensor:
     """Give every real token its reach: those that like their own rank's experts best stay there.
 
     LOCAL are the ⌊α·T⌋ tokens of a rank with the highest mean score over the rank's experts; NODE
@@ -28,12 +26,10 @@ def reach_of_tokens(
     Returns:
         (V, T) ids of `REACH_IDS`; -1 at padding.
     """
-    quotas = [shares.quotas(count) for count in tokens.counts]
     reach_VT = torch.full_like(tokens.is_pad_VT, REACH_IDS[Reach.GLOBAL], dtype=torch.int64)
     is_taken_VT = tokens.is_pad_VT
     for reach in Reach.LOCAL, Reach.NODE:
-        # Filled on the device: a copy would make the host wait for a GPU.
-        quota_V = torch.stack([reach_VT.new_full((), quota[reach]) for quota in quotas])
+        quota_V = tokens.quotas_VR[:, REACH_IDS[reach]]
         experts_VR = topology.experts_in(reach, z_VTE.device)
         score_VT = select_experts(z_VTE.detach(), experts_VR).mean(dim=-1)
         is_best_VT = _best(score_VT, is_taken_VT, quota_V)

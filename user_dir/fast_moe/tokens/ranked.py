@@ -18,10 +18,12 @@ from user_dir.fast_moe.tokens.noise import NoiseKey
 
 @dataclass(frozen=True)
 class Sizes:
-    """What all ranks agreed on for a pass: the largest number of tokens, and of each reach."""
+    """How many tokens there are in a pass: on each hosted rank, and at most on any rank."""
 
-    num_tokens: int
-    quotas: dict[Reach, int]
+    counts: tuple[int, ...]  # real tokens of each hosted rank
+    quotas: dict[Reach, tuple[int, ...]]  # of these, those of each reach
+    num_tokens: int  # the largest count of any rank of any process
+    largest_quotas: dict[Reach, int]  # likewise
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class RankedTokens:
     """Which of a rank's T places hold real tokens; made once for each pass of a stack."""
 
     is_pad_VT: Tensor
-    counts: tuple[int, ...]  # real tokens of each hosted rank
+    quotas_VR: Tensor  # tokens of each reach, on the device
     sizes: Sizes
     noise: NoiseKey | None  # None: no routing noise (evaluation)
     is_reported: bool  # whether anyone reads the layers' balance losses and statistics
@@ -69,16 +71,22 @@ class PlacedTokens(RankedTokens):
 
 
 def agree_on_sizes(counts: Sequence[int], shares: Shares | None, *, device: torch.device) -> Sizes:
-    """The largest number of tokens on any rank, and of tokens of each reach. A collective.
+    """The numbers of tokens of all reaches, here and at most. A collective.
 
     Args:
         counts: real tokens of each hosted rank.
         shares: of the tokens; None: all of them go everywhere.
     """
-    quotas = [shares.quotas(count) if shares else {Reach.GLOBAL: count} for count in counts]
-    largest = [max(quota.get(reach, 0) for quota in quotas) for reach in Reach]
+    of_ranks = [shares.quotas(count) if shares else {Reach.GLOBAL: count} for count in counts]
+    quotas = {reach: tuple(of_rank.get(reach, 0) for of_rank in of_ranks) for reach in Reach}
+    largest = [max(quotas[reach]) for reach in Reach]
     num_tokens, *agreed = agree_on_maximum([max(counts), *largest], device=device)
-    return Sizes(num_tokens=num_tokens, quotas=dict(zip(Reach, agreed, strict=True)))
+    return Sizes(tuple(counts), quotas, num_tokens, dict(zip(Reach, agreed, strict=True)))
+
+
+def quotas_on_device(sizes: Sizes, device: torch.device) -> Tensor:
+    """How many tokens of each hosted rank have each reach, (V, reaches); copied once a pass."""
+    return torch.tensor([sizes.quotas[reach] for reach in Reach]).T.to(device)
 
 
 def rank_tokens(
@@ -106,8 +114,7 @@ def rank_tokens(
     order = rank_n.argsort(stable=True)
     rank_n, sentence_n, offset_n = rank_n[order], sentence_n[order], offset_n[order]
     counts_V = torch.bincount(rank_n, minlength=num_hosted)
-    counts = tuple(counts_V.tolist())
-    sizes = agree_on_sizes(counts, shares, device=is_pad_BS.device)
+    sizes = agree_on_sizes(counts_V.tolist(), shares, device=is_pad_BS.device)
     num_tokens = sizes.num_tokens
 
     starts_V = counts_V.cumsum(0) - counts_V
@@ -121,7 +128,7 @@ def rank_tokens(
     position_VT = position.view(num_hosted, num_tokens)
     return PlacedTokens(
         is_pad_VT=position_VT < 0,
-        counts=counts,
+        quotas_VR=quotas_on_device(sizes, is_pad_BS.device),
         sizes=sizes,
         noise=noise,
         is_reported=is_reported,

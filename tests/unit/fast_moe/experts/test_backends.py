@@ -110,6 +110,24 @@ def test_ragged_rows_get_what_a_loop_gives(backend, counts):
 
 
 @pytest.mark.parametrize("backend", EXPERT_BACKENDS)
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+@pytest.mark.usefixtures("fake_fastmoe")
+def test_counts_on_a_device_leave_rows_of_nobody_at_zero(backend, counts):
+    """Behind the experts' rows there may be others: 0, and no gradient comes from them."""
+    rows, total = draw_rows(sum(counts) + 3, DIM), sum(counts)
+    weights = draw_weights(len(counts))
+    y = apply_experts(rows, torch.tensor(counts), tuple(weights), activate=F.relu, backend=backend)
+    expected = in_a_loop(rows[:total], counts, weights)
+    torch.testing.assert_close(y[:total], expected)
+    found = gradients(y[:total], rows, weights, missing_is_zero=True)
+    wanted = gradients(expected, rows, weights, missing_is_zero=True)
+    for ours, theirs in zip(found, wanted, strict=True):
+        ours = ours[:total] if ours.shape == rows.shape else ours
+        theirs = theirs[:total] if theirs.shape == rows.shape else theirs
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("backend", EXPERT_BACKENDS)
 @pytest.mark.parametrize("shape", [(3, 5), (1, 4), (4, 1), (3, 0)])
 @pytest.mark.usefixtures("fake_fastmoe")
 def test_rectangular_rows_get_what_a_loop_gives(backend, shape):

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from user_dir.fast_moe.config import CapacityRule
-from user_dir.fast_moe.dispatch.old_dispatch import combine, dispatch
+from user_dir.fast_moe.dispatch.capacity import CapacityTrip
+from user_dir.fast_moe.dispatch.dropless import DroplessTrip
+from user_dir.fast_moe.dispatch.schedule import run_trips
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.layout.topology import Topology
@@ -29,24 +31,22 @@ def test_slots_count_first_choices_then_second_ones_by_priority(
     priority = None
     if prioritized:
         priority = torch.stack([torch.randperm(num_tokens, generator=generator) for _ in range(2)])
-    slots, counts, order = assign_slots(ids, num_experts=num_experts, priority_VT=priority)
+    slots, counts, firsts = assign_slots(ids, num_experts=num_experts, priority_VT=priority)
     for v in range(2):
         tokens = list(range(num_tokens))
         if priority is not None:
             tokens.sort(key=lambda t, v=v: int(priority[v, t]))
         taken = [0] * num_experts
         expected = [[-1] * num_choices for _ in range(num_tokens)]
-        lists = [[] for _ in range(num_experts)]
         for k in range(num_choices):
             for t in tokens:
                 e = int(ids[v, t, k])
                 if e >= 0:
                     expected[t][k] = taken[e]
                     taken[e] += 1
-                    lists[e].append(k * num_tokens + t)
         assert slots[v].tolist() == expected
         assert counts[v].tolist() == taken
-        assert order[v, : sum(taken)].tolist() == [element for part in lists for element in part]
+        assert firsts[v].tolist() == [int((ids[v, :, 0] == e).sum()) for e in range(num_experts)]
 
 
 def test_capacity_takes_the_factor_as_a_decimal():
@@ -74,6 +74,12 @@ def test_capacity_follows_the_factor_in_training_and_the_fraction_at_evaluation(
     assert rule.slots(80, 8, training=training) == expected
 
 
+def there_and_back(x, routing, topology, experts):
+    kind = DroplessTrip if routing.capacity is None else CapacityTrip
+    (y,) = run_trips([kind(x, routing, topology.plan(Reach.GLOBAL), experts)], overlap=False)
+    return y
+
+
 @pytest.mark.parametrize("capacity", [None, 30])
 def test_exchange_there_and_back_is_the_identity_in_value_and_gradient(capacity):
     """Law 2: identity experts, weights that sum to 1, no drops; ragged and empty ranks."""
@@ -91,8 +97,7 @@ def test_exchange_there_and_back_is_the_identity_in_value_and_gradient(capacity)
         capacity=capacity,
         normalize="after",
     )
-    batch, back = dispatch(x, routing, topology.plan(Reach.GLOBAL))
-    y = combine(batch.rows, back)
+    y = there_and_back(x, routing, topology, lambda rows, counts: rows)
     real = ~is_pad
     torch.testing.assert_close(y[real], x[real])
     assert (y[is_pad] == 0).all()
@@ -115,7 +120,6 @@ def test_gradients_pass_the_numerical_check(capacity):
         routing: Routing = build_routing(
             ids, probs, num_experts=4, capacity=capacity, normalize="after"
         )
-        batch, back = dispatch(x, routing, topology.plan(Reach.GLOBAL))
-        return combine(batch.rows.tanh(), back)
+        return there_and_back(x, routing, topology, lambda rows, counts: rows.tanh())
 
     assert torch.autograd.gradcheck(layer, (x, probs))
