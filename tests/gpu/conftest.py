@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.support.devices import IS_CUDA
-from user_dir.fast_moe import gates
+from user_dir.fast_moe.routing import assignment
 from user_dir.fast_moe.routing.assignment import approximate_assignment
 
 
@@ -26,4 +26,4 @@ def _full_float32():
 @pytest.fixture
 def same_assignment(monkeypatch):
     """The CPU clusters as a GPU does; its own assignment is exact and so another one."""
-    monkeypatch.setattr(gates, "balanced_assignment", approximate_assignment)
+    monkeypatch.setattr(assignment, "balanced_assignment", approximate_assignment)

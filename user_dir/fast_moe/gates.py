@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from user_dir.fast_moe.config import POLICIES
-from user_dir.fast_moe.routing.assignment import balanced_assignment
+from user_dir.fast_moe.routing.assignment import balanced_groups
 from user_dir.fast_moe.routing.slots import Routing, build_routing, count_by_expert
 
 
@@ -212,46 +212,45 @@ class BalanceGate(nn.Module):
             seconds=0.0,
         )
 
-    def assign_evenly(self, scores_VTE: Tensor, part_VT: Tensor) -> Assignment:
+    def assign_evenly(self, scores_VTE: Tensor, part_VT: Tensor, *, num_parts: int) -> Assignment:
         """Give all groups equally many tokens of each part, with the largest summed score.
 
         Args:
-            part_VT: tokens of a rank that are balanced among themselves; -1: padding.
+            part_VT: which tokens of a rank are balanced among themselves; -1: padding.
         """
         start = time.perf_counter()
-        scores_VTG = self.group_scores(scores_VTE.detach())
-        group_VT = torch.full_like(part_VT, -1)
-        expert_VT = torch.full_like(part_VT, -1)
-        for part_T, scores_TG, group_T, expert_T in zip(
-            part_VT, scores_VTG, group_VT, expert_VT, strict=True
-        ):
-            # Host sync on a GPU: the sizes of the parts.
-            for part in part_T[part_T >= 0].unique().tolist():
-                mine_t = (part_T == part).nonzero().squeeze(-1)
-                groups_t = balanced_assignment(scores_TG[mine_t])
-                group_T[mine_t] = groups_t
-                expert_T[mine_t] = self._cut_evenly(groups_t)
-        return Assignment(
-            expert_VT=expert_VT, group_VT=group_VT, seconds=time.perf_counter() - start
+        group_VT = balanced_groups(
+            self.group_scores(scores_VTE.detach()), part_VT, num_parts=num_parts
         )
+        expert_VT = self._cut_evenly(group_VT, part_VT)
+        return Assignment(expert_VT, group_VT, seconds=time.perf_counter() - start)
 
-    def _cut_evenly(self, groups_T: Tensor) -> Tensor:
+    def _cut_evenly(self, group_VT: Tensor, part_VT: Tensor) -> Tensor:
         """The expert of each token: each group's list, in token order, cut among its experts."""
-        per_group = self.num_experts // self.num_groups
-        counts_G = count_by_expert(groups_T.unsqueeze(0), num_experts=self.num_groups)[0]
-        order_T = groups_T.argsort(stable=True)
-        starts_G = counts_G.cumsum(0) - counts_G
-        sorted_T = groups_T[order_T]
-        place_T = torch.arange(len(groups_T), device=groups_T.device) - starts_G[sorted_T]
+        num_tokens = group_VT.shape[1]
+        per_group, num_groups = self.num_experts // self.num_groups, self.num_groups
+        if per_group == 1:
+            return group_VT
+        # Lists of a rank are counted part by part, of which there are fewer than tokens.
+        list_VT = torch.where(part_VT < 0, -1, part_VT * num_groups + group_VT)
+        num_lists = num_tokens * num_groups
+        list_VT = list_VT.masked_fill(part_VT < 0, num_lists)
+        counts_VL = count_by_expert(list_VT, num_experts=num_lists + 1)
+        order_VT = list_VT.argsort(dim=1, stable=True)
+        starts_VL = counts_VL.cumsum(1) - counts_VL
+        sorted_VT = list_VT.gather(1, order_VT)
+        place_VT = torch.arange(num_tokens, device=list_VT.device) - starts_VL.gather(1, sorted_VT)
         # The first lists are one longer where the cut does not come out even.
-        size_T, longer_T = counts_G[sorted_T] // per_group, counts_G[sorted_T] % per_group
-        in_longer_T = longer_T * (size_T + 1)
-        nth_T = torch.where(
-            place_T < in_longer_T,
-            place_T // (size_T + 1),
-            longer_T + (place_T - in_longer_T) // size_T.clamp(min=1),
+        count_VT = counts_VL.gather(1, sorted_VT)
+        size_VT, longer_VT = count_VT // per_group, count_VT % per_group
+        in_longer_VT = longer_VT * (size_VT + 1)
+        nth_VT = torch.where(
+            place_VT < in_longer_VT,
+            place_VT // (size_VT + 1),
+            longer_VT + (place_VT - in_longer_VT) // size_VT.clamp(min=1),
         )
-        return torch.empty_like(groups_T).scatter(0, order_T, sorted_T * per_group + nth_T)
+        nth_VT = torch.empty_like(nth_VT).scatter(1, order_VT, nth_VT)
+        return torch.where(part_VT < 0, -1, group_VT * per_group + nth_VT)
 
 
 def _priority(probs_VTK: Tensor, prioritize: bool) -> Tensor | None:

@@ -153,8 +153,8 @@ def _assign(
         return gate.assign_greedily(scores_VTE, tokens.is_pad_VT)
     if by_step and not training:
         assert isinstance(tokens, PlacedTokens)
-        return gate.assign_evenly(scores_VTE, tokens.step_VT)
-    return gate.assign_evenly(scores_VTE, -tokens.is_pad_VT.long())
+        return gate.assign_evenly(scores_VTE, tokens.step_VT, num_parts=tokens.num_steps)
+    return gate.assign_evenly(scores_VTE, -tokens.is_pad_VT.long(), num_parts=1)
 
 
 def _clusters(

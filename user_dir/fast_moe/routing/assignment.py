@@ -45,14 +45,38 @@ def balanced_assignment(scores_TG: Tensor) -> Tensor:
     return exact_assignment(scores_TG)
 
 
-def finite_scores(scores_TG: Tensor) -> Tensor:
-    """The scores with NaN and infinities replaced by the worst or best finite one."""
+def balanced_groups(scores_VTG: Tensor, part_VT: Tensor, *, num_parts: int) -> Tensor:
+    """A balanced assignment of every part of every rank's tokens, (V, T); -1 where there is none.
+
+    Args:
+        part_VT: which tokens of a rank are balanced among themselves, 0 … num_parts-1; -1: none.
+    """
+    if scores_VTG.is_cuda:
+        return _approximate_parts(scores_VTG, part_VT, num_parts=num_parts)
+    group_VT = torch.full_like(part_VT, -1)
+    for part_T, scores_TG, group_T in zip(part_VT, scores_VTG, group_VT, strict=True):
+        for part in part_T[part_T >= 0].unique().tolist():
+            mine_t = (part_T == part).nonzero().squeeze(-1)
+            group_T[mine_t] = balanced_assignment(scores_TG[mine_t])
+    return group_VT
+
+
+def _approximate_parts(scores_VTG: Tensor, part_VT: Tensor, *, num_parts: int) -> Tensor:
+    group_VT = torch.full_like(part_VT, -1)
+    for part in range(num_parts):  # all ranks at once
+        of_part_VT = approximate_assignment(scores_VTG, part_VT != part)
+        group_VT = torch.where(part_VT == part, of_part_VT, group_VT)
+    return group_VT
+
+
+def finite_scores(scores_TG: Tensor, *, dim: tuple[int, ...] = (0, 1)) -> Tensor:
+    """The scores with NaN and infinities replaced by the worst or best finite one over `dim`."""
     if not scores_TG.numel():
         return scores_TG
     is_finite_TG = scores_TG.isfinite()
-    worst = torch.where(is_finite_TG, scores_TG, float("inf")).amin()
-    best = torch.where(is_finite_TG, scores_TG, float("-inf")).amax()
-    has_finite = is_finite_TG.any()  # without any, all count alike
+    worst = torch.where(is_finite_TG, scores_TG, float("inf")).amin(dim, keepdim=True)
+    best = torch.where(is_finite_TG, scores_TG, float("-inf")).amax(dim, keepdim=True)
+    has_finite = worst.isfinite()  # without any, all count alike
     worst, best = torch.where(has_finite, worst, 0.0), torch.where(has_finite, best, 0.0)
     scores_TG = torch.where(scores_TG.eq(float("inf")), best, scores_TG)
     return torch.where(scores_TG.isfinite(), scores_TG, worst)
@@ -150,76 +174,97 @@ def _nearest(cost: Tensor, price: Tensor, source: int, is_target: Tensor):
         parent[is_nearer] = node
 
 
-def approximate_assignment(scores_TG: Tensor, *, iterations: int = 60) -> Tensor:
-    """A balanced assignment near the best one, in a fixed number of steps on any device.
+def approximate_assignment(
+    scores_PTG: Tensor, is_absent_PT: Tensor | None = None, *, iterations: int = 60
+) -> Tensor:
+    """Balanced assignments near the best ones, in a fixed number of steps on any device.
 
     Prices are raised where the softmax of (scores − prices) crowds, at a falling temperature;
     then every token goes to its best group that has room. No value is read by the host, so
     nothing waits for a GPU.
 
     Args:
-        scores_TG: as for `balanced_assignment`.
+        scores_PTG: as for `balanced_assignment`, (T, G) or several problems of that form at once.
+        is_absent_PT: rows that are no tokens, if any; they get -1.
     """
-    num_tokens, num_groups = scores_TG.shape
-    if num_tokens == 0:
-        return torch.empty(0, dtype=torch.int64, device=scores_TG.device)
-    scores_TG = finite_scores(scores_TG.detach().float())
-    adjusted_TG = scores_TG - _softmax_prices(scores_TG, iterations=iterations)
-    groups_T = torch.full((num_tokens,), -1, device=scores_TG.device)
-    base, extra = divmod(num_tokens, num_groups)
-    groups_T = _fill(adjusted_TG, groups_T, capacity=base)
-    # The few places left are not scarce in the same way: prices do not count for them.
-    return _fill(scores_TG, groups_T, capacity=base + 1) if extra else groups_T
+    if scores_PTG.dim() == 2:
+        return approximate_assignment(scores_PTG.unsqueeze(0), iterations=iterations)[0]
+    if is_absent_PT is None:
+        is_absent_PT = scores_PTG.new_zeros(scores_PTG.shape[:2], dtype=torch.bool)
+    if 0 in is_absent_PT.shape:
+        return is_absent_PT.new_zeros(is_absent_PT.shape, dtype=torch.int64)
+    is_absent_PT1 = is_absent_PT.unsqueeze(-1)
+    scores_PTG = scores_PTG.detach().float().masked_fill(is_absent_PT1, float("nan"))
+    scores_PTG = finite_scores(scores_PTG, dim=(1, 2))
+    prices_PG = _softmax_prices(scores_PTG, ~is_absent_PT1, iterations=iterations)
+    return _fill(scores_PTG, prices_PG, is_absent_PT)
 
 
-def _softmax_prices(scores_TG: Tensor, *, iterations: int) -> Tensor:
-    num_tokens, num_groups = scores_TG.shape
+def _softmax_prices(scores_PTG: Tensor, is_token_PT1: Tensor, *, iterations: int) -> Tensor:
+    num_groups = scores_PTG.shape[2]
+    num_tokens_P1 = is_token_PT1.sum(1).clamp(min=1)
     # What all tokens think of a group is a matter of its price alone.
-    prices_G = scores_TG.mean(dim=0)
-    centred_TG = scores_TG - prices_G
+    prices_PG = (scores_PTG * is_token_PT1).sum(1) / num_tokens_P1
+    centred_PTG = scores_PTG - prices_PG.unsqueeze(1)
     # Temperatures relate to how far apart a token's scores are.
-    spread = (centred_TG - centred_TG.mean(dim=1, keepdim=True)).abs().mean().clamp(min=1e-12)
-    target = num_tokens / num_groups
+    apart_PTG = (centred_PTG - centred_PTG.mean(dim=2, keepdim=True)).abs() * is_token_PT1
+    spread_P1 = apart_PTG.mean(dim=2).sum(1, keepdim=True) / num_tokens_P1
+    spread_P1 = spread_P1.clamp(min=1e-12)
+    target_P1 = num_tokens_P1 / num_groups
     for iteration in range(iterations):
-        temperature = spread * 0.01 ** (iteration / max(1, iterations - 1))
-        load_G = ((scores_TG - prices_G) / temperature).softmax(dim=1).sum(dim=0)
-        prices_G = prices_G + temperature * (load_G / target).clamp(min=1e-6).log()
-    return prices_G
+        temperature_P1 = spread_P1 * 0.01 ** (iteration / max(1, iterations - 1))
+        z_PTG = (scores_PTG - prices_PG.unsqueeze(1)) / temperature_P1.unsqueeze(1)
+        load_PG = (z_PTG.softmax(dim=2) * is_token_PT1).sum(dim=1)
+        prices_PG = prices_PG + temperature_P1 * (load_PG / target_P1).clamp(min=1e-6).log()
+    return prices_PG
 
 
-def _fill(adjusted_TG: Tensor, groups_T: Tensor, *, capacity: int) -> Tensor:
-    """Place tokens without a group until every group holds ``capacity``, or none is left.
+def _fill(scores_PTG: Tensor, prices_PG: Tensor, is_absent_PT: Tensor) -> Tensor:
+    """Place every token so that each group holds ⌊T/G⌋ or ⌈T/G⌉.
 
-    In every round each of them asks for its best group with room, and a group takes those that
-    would lose most elsewhere. A group that cannot take all is full from then on, so as many
-    rounds as there are groups are always enough.
+    In every round each token without a group asks for its best one with room, and a group takes
+    those that would lose most elsewhere. A group that cannot take all is full from then on, so as
+    many rounds as there are groups are always enough.
     """
-    num_tokens, num_groups = adjusted_TG.shape
+    num_groups = scores_PTG.shape[2]
+    adjusted_PTG = scores_PTG - prices_PG.unsqueeze(1)
+    groups_PT = torch.full_like(is_absent_PT, -1, dtype=torch.int64)
+    room_PG = _places(prices_PG, is_absent_PT)
+    place_T = torch.arange(is_absent_PT.shape[1], device=is_absent_PT.device)
     for _ in range(num_groups):
-        is_free_T = groups_T < 0
-        held_G = _count(torch.where(is_free_T, num_groups, groups_T), num_groups + 1)[:num_groups]
-        room_G = capacity - held_G
-        open_TG = adjusted_TG.masked_fill(room_G <= 0, float("-inf"))
-        values_TK, choice_TK = open_TG.topk(min(2, num_groups), dim=1)
-        loss_T = (values_TK[:, 0] - values_TK[:, -1]).nan_to_num(0, posinf=3e38)
-        wanted_T = torch.where(is_free_T & values_TK[:, 0].isfinite(), choice_TK[:, 0], num_groups)
-        # Sorted by group, then by what a token would lose: its place in the queue of its group.
-        by_loss = loss_T.argsort(descending=True, stable=True)
-        order = by_loss[wanted_T[by_loss].argsort(stable=True)]
-        asked_G = _count(wanted_T, num_groups + 1)
-        starts_G = asked_G.cumsum(0) - asked_G
-        place_T = torch.empty_like(wanted_T).scatter(
-            0, order, torch.arange(num_tokens, device=order.device) - starts_G[wanted_T[order]]
-        )
-        room_G1 = torch.nn.functional.pad(room_G, (0, 1))
-        is_taken_T = place_T < room_G1[wanted_T]
-        groups_T = torch.where(is_taken_T, wanted_T, groups_T)
-    return groups_T
+        open_PTG = adjusted_PTG.masked_fill((room_PG <= 0).unsqueeze(1), float("-inf"))
+        values_PTK, choice_PTK = open_PTG.topk(min(2, num_groups), dim=2)
+        loss_PT = (values_PTK[..., 0] - values_PTK[..., -1]).nan_to_num(0, posinf=3e38)
+        is_asking_PT = ~is_absent_PT & (groups_PT < 0) & values_PTK[..., 0].isfinite()
+        wanted_PT = torch.where(is_asking_PT, choice_PTK[..., 0], num_groups)
+        # One key for (group, falling loss): bits of floats from 0 on are ordered as they are.
+        key_PT = (wanted_PT << 32) - loss_PT.clamp(min=0).view(torch.int32)
+        order_PT = key_PT.argsort(dim=1, stable=True)
+        asked_PG = _count(wanted_PT, num_groups + 1)
+        starts_PG = asked_PG.cumsum(1) - asked_PG
+        queue_PT = place_T - starts_PG.gather(1, wanted_PT.gather(1, order_PT))
+        queue_PT = torch.empty_like(wanted_PT).scatter(1, order_PT, queue_PT)
+        room_PT = torch.nn.functional.pad(room_PG, (0, 1)).gather(1, wanted_PT)
+        groups_PT = torch.where(queue_PT < room_PT, wanted_PT, groups_PT)
+        room_PG = room_PG - torch.minimum(asked_PG[:, :-1], room_PG)
+    return groups_PT
 
 
-def _count(ids_T: Tensor, num_ids: int) -> Tensor:
+def _places(prices_PG: Tensor, is_absent_PT: Tensor) -> Tensor:
+    """Places of each group: the dearest have one more where it does not come out even."""
+    num_groups = prices_PG.shape[1]
+    num_tokens_P1 = (~is_absent_PT).sum(1, keepdim=True)
+    nth_G = torch.arange(num_groups, device=prices_PG.device)
+    has_extra_PG = (nth_G < num_tokens_P1 % num_groups).long()
+    by_price_PG = prices_PG.argsort(dim=1, descending=True, stable=True)
+    extra_PG = torch.empty_like(has_extra_PG).scatter(1, by_price_PG, has_extra_PG)
+    return num_tokens_P1 // num_groups + extra_PG
+
+
+def _count(ids_PT: Tensor, num_ids: int) -> Tensor:
     # Not bincount, which waits for a GPU to know its size.
-    return ids_T.new_zeros(num_ids).scatter_add(0, ids_T, torch.ones_like(ids_T))
+    counts = ids_PT.new_zeros(ids_PT.shape[0], num_ids)
+    return counts.scatter_add(1, ids_PT, torch.ones_like(ids_PT))
 
 
 def _say_once_that_the_kernel_is_missing() -> None:

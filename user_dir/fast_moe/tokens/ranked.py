@@ -51,6 +51,11 @@ class PlacedTokens(RankedTokens):
     num_sentences: int
 
     @property
+    def num_steps(self) -> int:
+        """Positions of a sentence, S."""
+        return self.place_N.shape[0] // max(1, self.num_sentences)
+
+    @property
     def step_VT(self) -> Tensor:
         """The position s of each token in its sentence; -1: none."""
         return torch.where(self.is_pad_VT, -1, self.position_VT // max(1, self.num_sentences))
