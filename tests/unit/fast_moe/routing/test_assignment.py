@@ -135,3 +135,15 @@ def test_without_the_kernel_torch_is_used_and_says_how_to_build_it(monkeypatch, 
     assert sum_of(scores, groups) == pytest.approx(best_sum(scores.numpy()))
     (record,) = caplog.records
     assert "python setup.py build_ext --inplace" in record.message
+
+
+def test_several_problems_at_once_are_each_solved_as_alone():
+    """Of different sizes, the rows of smaller ones being no tokens; one has none at all."""
+    sizes, num_groups = (40, 13, 0, 29), 6
+    scores = family("normal", 4 * 40, num_groups, seed=7).view(4, 40, num_groups)
+    is_absent = torch.arange(40) >= torch.tensor(sizes).unsqueeze(-1)
+    groups = approximate_assignment(scores, is_absent)
+    assert (groups[is_absent] == -1).all()
+    for size, scores_TG, groups_T in zip(sizes, scores, groups, strict=True):
+        assert groups_T[:size].equal(approximate_assignment(scores_TG[:size]))
+        assert_valid(groups_T[:size], size, num_groups)
