@@ -14,6 +14,8 @@ TRAINING = [
     *("--encoder-attention-heads", "2", "--decoder-attention-heads", "2"),
     *("--moe-nodes", "2", "--moe-ranks-per-node", "2", "--moe-expert-count", "8"),
     *("--scomoe-type", "seq", "--ratio1", "0.2", "--ratio2", "0.5", "--token-cluster"),
+    # Validation was by the ratios of training then.
+    *("--scomoe-inference-partition", "quota"),
     *("--criterion", "moe_cross_entropy", "--label-smoothing", "0.1", "--dropout", "0"),
     *("--optimizer", "moe_adam", "--adam-betas", "(0.9, 0.98)", "--clip-norm", "0.5"),
     *("--lr", "5e-3", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "40"),
@@ -26,6 +28,7 @@ TRAINING = [
 def test_it_translates_as_it_did(tmp_path):
     output = tmp_path / "translation.de"
     arguments = ["--path", FOLDER / "checkpoint.pt", "--data", FOLDER / "bin", "--pre-tokenized"]
+    arguments += ["--model-overrides", "{'scomoe_inference_partition': 'quota'}"]
     # As it was decoded then: by the ratios of training, all lines in the same batches.
     run(module("translate", *arguments, "--input", FOLDER / "source.en", "--output", output))
     assert output.read_text() == (FOLDER / "translation.de").read_text()

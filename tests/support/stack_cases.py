@@ -60,6 +60,8 @@ FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
 CLUSTER = {"token_cluster": True}
 ONE_EXPERT = {"moe_expert_count": 4}
 EIGHT_A_RANK = {"moe_expert_count": 32}
+NOTHING_NEAR = {"ratio1": 0, "ratio2": 0}
+QUOTA = {"scomoe_inference_partition": "quota"}
 GLOBAL_ONLY = ("global",)
 CASES = [
     StackCase("seq", SEQ),
@@ -75,7 +77,8 @@ CASES = [
     StackCase("seq, ragged", SEQ, lengths=RAGGED),
     StackCase("seq, one node", SEQ, layout=(1, 4), reaches=("local", "global")),
     StackCase("seq, one rank a node", SEQ, layout=(4, 1)),
-    StackCase("seq, evaluation", SEQ, training=False, drops=False),
+    StackCase("seq, evaluation", {**SEQ, **QUOTA}, training=False, drops=False),
+    StackCase("seq, evaluation, everywhere", SEQ, training=False, drops=False, reaches=GLOBAL_ONLY),
     StackCase("seq, post-norm", SEQ, normalize_before=False),
     StackCase("seq, norm after", {**SEQ, "layernorm_after_moe_layer": True}),
     StackCase("seq, recomputed", SEQ, recompute=True),
@@ -98,7 +101,8 @@ CASES = [
     StackCase("feat, evaluation", FEAT, training=False, drops=False),
     StackCase("cluster alone", CLUSTER, num_layers=2, drops=False, reaches=()),
     StackCase("cluster, gshard", {**CLUSTER, "ratio1": 0.2}, reaches=GLOBAL_ONLY),
-    StackCase("cluster by node", CLUSTER, reaches=GLOBAL_ONLY),
+    StackCase("cluster by expert", CLUSTER, reaches=GLOBAL_ONLY),
+    StackCase("cluster by node", {**CLUSTER, **SEQ, **NOTHING_NEAR}, reaches=GLOBAL_ONLY),
     StackCase("cluster, sigmoid", {**CLUSTER, "gate_type": "sigmoid"}, reaches=GLOBAL_ONLY),
     StackCase("cluster, decoder", {**CLUSTER, **SEQ}, stack="decoder"),
     StackCase("cluster, seq", {**CLUSTER, **SEQ, "temperature": 0.2}),
@@ -113,23 +117,23 @@ CASES = [
         "cluster, seq, one node", {**CLUSTER, **SEQ}, layout=(1, 4), reaches=("local", "global")
     ),
     StackCase("cluster, seq, one rank a node", {**CLUSTER, **SEQ}, layout=(4, 1)),
-    StackCase("cluster, greedy", {**CLUSTER, **SEQ}, training=False, drops=False),
+    StackCase("cluster, greedy", {**CLUSTER, **SEQ, **QUOTA}, training=False, drops=False),
     StackCase(
         "cluster by node, greedy",
-        {**CLUSTER, **SEQ, "ratio1": 0},
+        {**CLUSTER, **SEQ, **QUOTA, "ratio1": 0},
         training=False,
         drops=False,
         reaches=("node", "global"),
     ),
     StackCase(
         "cluster, balanced",
-        {**CLUSTER, **SEQ, "scomoe_inference_routing": "balanced"},
+        {**CLUSTER, **SEQ, **QUOTA, "scomoe_inference_routing": "balanced"},
         training=False,
         drops=False,
     ),
     StackCase(
         "cluster, balanced by step",
-        {**CLUSTER, **SEQ, "scomoe_inference_routing": "balanced"},
+        {**CLUSTER, **SEQ, **QUOTA, "scomoe_inference_routing": "balanced"},
         training=False,
         drops=False,
         stack="decoder",

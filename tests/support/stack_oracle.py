@@ -116,7 +116,8 @@ class StackOracle:
     def reaches(self, x_TD: Tensor, gate_ED: Tensor, rank: int, kind: LayerKind) -> list[str]:
         """The reach of each of a rank's tokens."""
         count = len(x_TD)
-        if kind is LayerKind.PLAIN:
+        everywhere = not self.case.training and self.config.inference_partition == "everywhere"
+        if kind is LayerKind.PLAIN or everywhere:
             return ["global"] * count
         scores = [x @ gate_ED.T for x in x_TD]
         beta = self.beta if self.num_nodes > 1 else Fraction(0)
@@ -250,7 +251,8 @@ class StackOracle:
 
     @property
     def by_node(self) -> bool:
-        return self.num_nodes > 1 and self.alpha == 0 and self.beta < 1
+        structured = self.config.scomoe_type != "none"
+        return structured and self.num_nodes > 1 and self.alpha == 0 and self.beta < 1
 
     def group_scores(self, scores_TE: Tensor) -> Tensor:
         if not self.by_node:

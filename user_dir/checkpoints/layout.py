@@ -4,7 +4,9 @@ import logging
 import os
 import zipfile
 from argparse import Namespace
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +65,43 @@ def check_saved_layout(state_dict: dict[str, Tensor], layout: Layout, *, is_give
         state_dict[_LAYOUT_KEY] = torch.tensor([layout.num_nodes, layout.ranks_per_node])
 
 
+def trained_cluster_groups(options: Mapping[str, Any]) -> int | None:
+    """Clusters of the checkpoint that these options are from; None if they are from none.
+
+    Checkpoints from before the number was kept clustered by node whenever nothing stayed on a rank.
+    """
+    if options.get("moe_cluster_groups") is not None:
+        return int(options["moe_cluster_groups"])
+    if "moe_layout_given" not in options or not options.get("token_cluster"):
+        return None
+    num_nodes = int(options["moe_nodes"])
+    of_seq = options.get("scomoe_type") in ("seq", "feat")
+    ratio1 = options.get("ratio1")
+    ratio1 = (0.2 if of_seq else 0.0) if ratio1 is None else ratio1
+    by_node = num_nodes > 1 and ratio1 == 0 and (options.get("ratio2") or 0) < 1
+    return num_nodes if by_node else int(options["moe_expert_count"])
+
+
+def saved_cluster_groups(args: Namespace) -> int | None:
+    """Clusters of the checkpoint that training would resume from; None where there is none."""
+    state = _state_to_resume(args)
+    if state is None or state.get("cfg") is None:
+        return None
+    return trained_cluster_groups(vars(state["cfg"]["model"]))
+
+
 def saved_layout(args: Namespace) -> Layout | None:
     """The layout of the checkpoint that training would resume from; None where there is none."""
+    state = _state_to_resume(args)
+    saved = None if state is None else state.get("model", {}).get(_LAYOUT_KEY)
+    if saved is None:
+        return None
+    layout = Layout(*saved.tolist())
+    logger.info("layout %s taken from %s", layout, _restore_path(args))
+    return layout
+
+
+def _state_to_resume(args: Namespace) -> dict[str, Any] | None:
     path = _restore_path(args)
     if path is None or not os.path.isfile(path):
         return None
@@ -73,13 +110,7 @@ def saved_layout(args: Namespace) -> Layout | None:
             f"{path} is damaged, as when a save was cut off; scomoe-train restores it from the "
             "newest whole checkpoint of its folder, --restore-file names another one"
         )
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    saved = state.get("model", {}).get(_LAYOUT_KEY)
-    if saved is None:
-        return None
-    layout = Layout(*saved.tolist())
-    logger.info("layout %s taken from %s", layout, path)
-    return layout
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _restore_path(args: Namespace) -> str | None:

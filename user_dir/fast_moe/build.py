@@ -92,6 +92,7 @@ def build_moe_layer(
         projection=projection,
         clustering=clustering,
         overlap=config.exchange_schedule == "overlap",
+        everywhere_at_evaluation=config.inference_partition == "everywhere",
     )
 
 
@@ -105,7 +106,8 @@ def _build_gate(
         "use_fp32": config.gating_use_fp32,
     }
     if kind is LayerKind.CLUSTER:
-        return BalanceGate(num_groups=_num_groups(parts), **common)
+        num_groups = config.num_cluster_groups(parts.topology.layout.num_nodes)
+        return BalanceGate(num_groups=num_groups, **common)
     if config.top1:
         return SwitchGate(prioritize=config.prioritized_routing, **common)
     return GShardGate(
@@ -114,13 +116,6 @@ def _build_gate(
         prioritize=config.prioritized_routing,
         **common,
     )
-
-
-def _num_groups(parts: MoeParts) -> int:
-    """A cluster for every expert; for every node where nothing is kept on a rank later."""
-    num_nodes, shares = parts.topology.layout.num_nodes, parts.config.shares
-    by_node = num_nodes > 1 and shares.local == 0 and shares.node < 1
-    return num_nodes if by_node else parts.topology.num_experts
 
 
 def _build_experts(parts: MoeParts, sizes: ExpertSizes, *, dim: int) -> ExpertFFN:

@@ -15,6 +15,7 @@ EXPERT_GRAD_RULES = ("world_size", "sqrt_world_size")
 SCOMOE_TYPES = ("none", "seq", "feat")
 GATE_TYPES = ("softmax", "sigmoid")
 INFERENCE_ROUTINGS = ("greedy", "balanced")
+INFERENCE_PARTITIONS = ("everywhere", "quota")
 EXCHANGE_SCHEDULES = ("overlap", "serial")
 EXPERT_BACKENDS = ("auto", "bmm", "grouped", "fastmoe")
 
@@ -77,7 +78,9 @@ class MoeConfig:
     reorder_layers: bool
     layernorm_after_moe: bool
     feat_projection: bool
+    cluster_groups: int | None  # as resolved when training started; None: not yet
     inference_routing: str
+    inference_partition: str
     exchange_schedule: str
     seed: int
 
@@ -111,7 +114,9 @@ class MoeConfig:
             reorder_layers=read("reorder_layers", False),
             layernorm_after_moe=read("layernorm_after_moe_layer", False),
             feat_projection=read("scomoe_feat_projection", False),
+            cluster_groups=read("moe_cluster_groups", None),
             inference_routing=read("scomoe_inference_routing", "greedy"),
+            inference_partition=read("scomoe_inference_partition", "everywhere"),
             exchange_schedule=read("moe_exchange_schedule", "overlap"),
             seed=read("seed", 1),
         )
@@ -167,6 +172,7 @@ class MoeConfig:
             ("--scomoe-type", self.scomoe_type, SCOMOE_TYPES),
             ("--gate-type", self.gate_type, GATE_TYPES),
             ("--scomoe-inference-routing", self.inference_routing, INFERENCE_ROUTINGS),
+            ("--scomoe-inference-partition", self.inference_partition, INFERENCE_PARTITIONS),
             ("--moe-exchange-schedule", self.exchange_schedule, EXCHANGE_SCHEDULES),
         ):
             _require(value in choices, flag, value, f"one of {', '.join(choices)}")
@@ -182,6 +188,16 @@ class MoeConfig:
     def reorders(self) -> bool:
         """Whether the MoE layers of a stack follow each other, after all attention."""
         return self.token_cluster or self.reorder_layers
+
+    def num_cluster_groups(self, num_nodes: int) -> int:
+        """Clusters: one an expert; one a node where SCoMoE keeps nothing on a rank (the release's
+        rule). A trained model keeps those that it was trained with, whatever its ratios are now.
+        """
+        if self.cluster_groups is not None:
+            return self.cluster_groups
+        structured = self.scomoe_type != "none"
+        by_node = structured and num_nodes > 1 and self.ratio1 == 0 and self.ratio2 < 1
+        return num_nodes if by_node else self.num_experts
 
     @property
     def has_moe(self) -> bool:

@@ -68,6 +68,8 @@ class EfficientMoeLayer(nn.Module):
         projection: FEAT only: maps before the split and after the concatenation, if any.
         clustering: CLUSTER only.
         overlap: let SEQ and FEAT compute near tokens while far ones travel.
+        everywhere_at_evaluation: give all tokens of SEQ the whole reach then: which of them stay
+            near is decided among the tokens of a batch, so a translation would depend on it.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class EfficientMoeLayer(nn.Module):
         projection: tuple[nn.Module, nn.Module] | None = None,
         clustering: ClusteringRule | None = None,
         overlap: bool = True,
+        everywhere_at_evaluation: bool = False,
     ):
         super().__init__()
         self.overlap = overlap
+        self.everywhere_at_evaluation = everywhere_at_evaluation
         self.gate: SwitchGate | GShardGate | BalanceGate = gate
         self.experts = experts
         self.topology = topology
@@ -100,7 +104,7 @@ class EfficientMoeLayer(nn.Module):
 
     def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """Apply the layer; 0 where every choice of a token was dropped, and at padding."""
-        if self.kind is LayerKind.SEQ:
+        if self._divides_tokens:
             return self.scomoe_seq(x_VTD, tokens)
         if self.kind is LayerKind.FEAT:
             return self.scomoe_dmodel(x_VTD, tokens)
@@ -186,6 +190,12 @@ class EfficientMoeLayer(nn.Module):
         return clusters.to_ranks(weight_M.unsqueeze(-1))
 
     @property
+    def _divides_tokens(self) -> bool:
+        """Whether tokens have different reaches."""
+        everywhere = self.everywhere_at_evaluation and not self.training
+        return self.kind is LayerKind.SEQ and not everywhere
+
+    @property
     def _routing_gate(self) -> SwitchGate | GShardGate:
         assert not isinstance(self.gate, BalanceGate)
         return self.gate
@@ -225,14 +235,13 @@ class EfficientMoeLayer(nn.Module):
 
     def _num_tokens(self, reach: Reach, tokens: RankedTokens) -> Sequence[int]:
         """How many tokens of each hosted rank have that reach."""
-        is_seq = self.kind is LayerKind.SEQ
-        return tokens.sizes.quotas[reach] if is_seq else tokens.sizes.counts
+        return tokens.sizes.quotas[reach] if self._divides_tokens else tokens.sizes.counts
 
     def _capacity(self, reach: Reach, tokens: RankedTokens) -> int | None:
         """Slots of an expert for one rank's tokens of a reach; None: as many as it takes."""
         num_experts = self.topology.num_experts_in(reach)
-        is_seq = self.kind is LayerKind.SEQ
-        largest = tokens.sizes.largest_quotas[reach] if is_seq else tokens.num_tokens
+        sizes = tokens.sizes
+        largest = sizes.largest_quotas[reach] if self._divides_tokens else sizes.num_tokens
         slots = self.capacity.slots(largest, num_experts, training=self.training)
         if slots is None or reach is not Reach.LOCAL:
             return slots

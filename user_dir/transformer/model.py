@@ -15,6 +15,7 @@ from user_dir.checkpoints.layout import (
     check_saved_layout,
     save_feature_shares,
     save_layout,
+    trained_cluster_groups,
 )
 from user_dir.errors import UserError
 from user_dir.fast_moe.build import MoeParts
@@ -31,6 +32,7 @@ from user_dir.transformer.options import (
     add_scomoe_options,
     check_training_options,
     resolve_layout,
+    with_cluster_groups,
 )
 
 logger = logging.getLogger(__name__)
@@ -62,8 +64,11 @@ class ScomoeModel(TransformerModel):
             return super().build_model(args, task)
         check_training_options(args)
         check_stacks(config, args)
+        # Before the layout is written into the options: only a checkpoint's hold one.
+        trained_groups = trained_cluster_groups(vars(args))
         layout = resolve_layout(args)
         check_scomoe_layout(config, layout)
+        config = with_cluster_groups(config, args, layout, trained=trained_groups)
         topology = Topology(layout, num_experts=config.num_experts)
         logger.info(
             "layout: %s; %d processes host %d ranks each; %d experts, %d a rank",

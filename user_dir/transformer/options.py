@@ -2,17 +2,20 @@
 
 import logging
 from argparse import Namespace
+from dataclasses import replace
 
-from user_dir.checkpoints.layout import saved_layout
+from user_dir.checkpoints.layout import saved_cluster_groups, saved_layout
 from user_dir.errors import UserError
 from user_dir.fast_moe.config import (
     EXCHANGE_SCHEDULES,
     EXPERT_BACKENDS,
     EXPERT_GRAD_RULES,
     GATE_TYPES,
+    INFERENCE_PARTITIONS,
     INFERENCE_ROUTINGS,
     POLICIES,
     SCOMOE_TYPES,
+    MoeConfig,
 )
 from user_dir.fast_moe.layout.processes import Layout, running_layout, running_processes
 
@@ -180,6 +183,13 @@ def add_scomoe_options(parser) -> None:
         "depends on its sentence alone; balanced, equally large ones over the batch "
         "(default: greedy)",
     )
+    add(
+        "--scomoe-inference-partition",
+        choices=INFERENCE_PARTITIONS,
+        help="tokens of SCoMoE-Seq at evaluation: everywhere, all may go to any expert, so that a "
+        "translation depends on its sentence alone; quota, divided among the reaches as in "
+        "training, by comparison with the other tokens of the batch (default: everywhere)",
+    )
 
 
 def resolve_layout(args: Namespace) -> Layout:
@@ -198,6 +208,19 @@ def resolve_layout(args: Namespace) -> Layout:
         layout = Layout(num_nodes=nodes, ranks_per_node=ranks_per_node)
     args.moe_nodes, args.moe_ranks_per_node = layout.num_nodes, layout.ranks_per_node
     return layout
+
+
+def with_cluster_groups(
+    config: MoeConfig, args: Namespace, layout: Layout, *, trained: int | None
+) -> MoeConfig:
+    """The configuration with its number of clusters: as trained, where the options are those of a
+    checkpoint, else that of the one to resume from, else what the options say. It is kept in
+    ``args``, and so in every checkpoint: other ratios at evaluation do not change it."""
+    if not config.token_cluster:
+        return config
+    groups = trained or saved_cluster_groups(args)
+    args.moe_cluster_groups = groups or config.num_cluster_groups(layout.num_nodes)
+    return replace(config, cluster_groups=args.moe_cluster_groups)
 
 
 def check_training_options(args: Namespace) -> None:

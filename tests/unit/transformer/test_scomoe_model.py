@@ -29,11 +29,9 @@ VARIANTS = {
     "cluster, switch": {"token_cluster": True, **SEQ, "moe_top1_expert": True},
     "norm after": {"token_cluster": True, **SEQ, "layernorm_after_moe_layer": True},
 }
-# What a translation may depend on is only its sentence where no tokens are compared.
-ALONE = {name: {**o, **(EVERYWHERE if "seq" in str(o) else {})} for name, o in VARIANTS.items()}
 
 
-@pytest.mark.parametrize("options", ALONE.values(), ids=ALONE)
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_cached_decoding_equals_the_full_forward_pass(options):
     _check_cached_decoding(options)
 
@@ -41,8 +39,8 @@ def test_cached_decoding_equals_the_full_forward_pass(options):
 @pytest.mark.parametrize("options", [SEQ, FEAT], ids=["seq", "feat"])
 def test_cached_decoding_equals_the_full_pass_with_balanced_clusters(options):
     # Balanced by step, so that a step of decoding sees the tokens that it is balanced with.
-    options = {"token_cluster": True, "scomoe_inference_routing": "balanced", **options}
-    _check_cached_decoding({**options, **(EVERYWHERE if options["scomoe_type"] == "seq" else {})})
+    balanced = {"token_cluster": True, "scomoe_inference_routing": "balanced"}
+    _check_cached_decoding({**balanced, **options})
 
 
 def _check_cached_decoding(options):
@@ -63,7 +61,7 @@ def _check_cached_decoding(options):
             )
 
 
-@pytest.mark.parametrize("options", ALONE.values(), ids=ALONE)
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_a_sentence_does_not_depend_on_its_batch(options):
     model = build_model(**{**BASE, **options}).double().eval()
     net_input, _ = make_batch(LENGTHS)
@@ -148,10 +146,51 @@ def test_a_type_that_one_stack_uses_is_accepted():
     assert kinds == {"encoder": [LayerKind.PLAIN, LayerKind.SEQ], "decoder": [LayerKind.PLAIN]}
 
 
+def test_by_quota_a_sentence_of_seq_depends_on_its_batch():
+    """What the default avoids; a test that could not tell would prove nothing."""
+    model = build_model(**{**BASE, **SEQ, "scomoe_inference_partition": "quota"}).double().eval()
+    net_input, _ = make_batch(LENGTHS)
+    with torch.no_grad():
+        together = model.encoder(net_input["src_tokens"], net_input["src_lengths"])
+        alone = model.encoder(net_input["src_tokens"][:1], net_input["src_lengths"][:1])
+    alone_SD, together_SD = (out["encoder_out"][0][:, 0] for out in (alone, together))
+    assert not torch.allclose(together_SD[-len(alone_SD) :], alone_SD)
+
+
+def groups_of(model) -> int:
+    return model.encoder.tail.clustering.moe.gate.num_groups
+
+
+def test_clusters_are_as_trained_whatever_the_ratios_are_at_evaluation():
+    trained = build_model(**{**BASE, "token_cluster": True, **SEQ})
+    assert groups_of(trained) == 8
+    kept = {"moe_cluster_groups": trained.args.moe_cluster_groups}
+    at_evaluation = build_model(**{**BASE, "token_cluster": True, **SEQ, **EVERYWHERE, **kept})
+    assert groups_of(at_evaluation) == 8
+    at_evaluation.load_state_dict(trained.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "groups"),
+    [({}, 8), (SEQ, 8), ({**SEQ, **EVERYWHERE}, 2), ({**SEQ, "ratio1": 0.0, "ratio2": 1.0}, 8)],
+    ids=str,
+)
+def test_there_is_a_cluster_a_node_only_where_scomoe_keeps_nothing_on_a_rank(options, groups):
+    assert groups_of(build_model(**{**BASE, "token_cluster": True, **options})) == groups
+
+
+def test_an_older_checkpoint_that_clustered_by_node_without_scomoe_still_does():
+    # Its options hold the resolved layout, as those of every checkpoint, but no clusters.
+    older = {**BASE, "token_cluster": True, "moe_layout_given": True}
+    assert groups_of(build_model(**older)) == 2
+
+
 def test_seq_ratios_may_change_at_evaluation():
     trained = build_model(**{**BASE, **SEQ})
     net_input, _ = make_batch(LENGTHS)
-    plain = build_model(**{**BASE, **SEQ, **EVERYWHERE}, seed=5)
+    plain = build_model(
+        **{**BASE, **SEQ, **EVERYWHERE, "scomoe_inference_partition": "quota"}, seed=5
+    )
     plain.load_state_dict(trained.state_dict())
     reports = plain.eval()(**net_input)[1]["moe_reports"]
     gshard = build_model(**BASE, seed=6)
