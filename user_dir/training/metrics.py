@@ -45,7 +45,7 @@ _OF_CLUSTERS = {
 _SENT = {name: (name, "one") for name in ("bytes_rank", "bytes_node", "bytes_between")}
 _SCALARS = {**_OF_MIXTURES, **_OF_CLUSTERS, **_SENT}
 _NAMES = tuple(_SCALARS)
-_HIDDEN = "_moe_scalars"  # fairseq shows nothing that begins so
+_HIDDEN = "_"  # fairseq shows nothing that begins so
 
 
 def moe_logging_output(reports: Sequence[MoeReport]) -> dict[str, Tensor]:
@@ -61,8 +61,9 @@ def log_moe_metrics(key: str, sums_G: Tensor) -> None:
         key, sums_G: of `moe_logging_output`, the sums added up over all processes.
     """
     layers = dict(part.split("=") for part in key.removeprefix(PREFIX).split(","))
-    metrics.log_scalar(_HIDDEN, moe_scalars(LayerSums.of(sums_G)))
-    reading = _Reading()
+    hidden = _HIDDEN + key
+    metrics.log_scalar(hidden, moe_scalars(LayerSums.of(sums_G)))
+    reading = _Reading(hidden)
     by_name: dict[str, list[int]] = {}
     for index, (layer, kind) in enumerate(layers.items()):
         for name in _names_of(LayerKind(kind)):
@@ -99,7 +100,8 @@ def _names_of(kind: LayerKind) -> Iterable[str]:
 class _Reading:
     """The averaged scalars on the host; copied there once for all that is read of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: str) -> None:
+        self.hidden = hidden
         self._sum: Tensor | None = None
         self._scalars: list[list[float]] = []
 
@@ -112,7 +114,7 @@ class _Reading:
         return safe_round(self._total(meters, layers, name), 4)
 
     def _total(self, meters, layers: list[int], name: str) -> float:
-        meter = meters[_HIDDEN]
+        meter = meters[self.hidden]
         if not meter.count:
             return 0.0
         if meter.sum is not self._sum:  # which every update replaces
