@@ -13,13 +13,33 @@ from fairseq.data.iterators import EpochBatchIterator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from user_dir.errors import UserError
+
+# What a batch for ranks is made of; a dataset that adds to it would see that dropped.
+_PARTS = {"id", "nsentences", "ntokens", "net_input", "target"}
+_INPUTS = {"src_tokens", "src_lengths", "prev_output_tokens"}
+
 
 class RankedDataset(Dataset):
-    """A fairseq dataset whose items are asked for, and given, with the rank they are for."""
+    """A fairseq dataset whose items are asked for, and given, with the rank they are for.
 
-    def __init__(self, dataset, *, pad_idx: int, eos_idx: int, num_hosted: int):
+    Args:
+        left_pad_source, left_pad_target: how the dataset pads; wrappers of fairseq's do not say.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        *,
+        pad_idx: int,
+        eos_idx: int,
+        left_pad_source: bool,
+        left_pad_target: bool,
+        num_hosted: int,
+    ):
         self.dataset = dataset
         self.pad_idx, self.eos_idx, self.num_hosted = pad_idx, eos_idx, num_hosted
+        self.left_pad_source, self.left_pad_target = left_pad_source, left_pad_target
 
     def __getitem__(self, key: tuple[int, int]):
         hosted_rank, index = key
@@ -35,16 +55,17 @@ class RankedDataset(Dataset):
 
     def collater(self, samples: list) -> dict:
         """Collate every rank's batch by itself, then join them."""
-        batches = [
-            self.dataset.collater([item for rank, item in samples if rank == hosted])
-            for hosted in range(self.num_hosted)
-        ]
+        items: list[list] = [[] for _ in range(self.num_hosted)]
+        for hosted, item in samples:
+            items[hosted].append(item)
+        # Not every collater of fairseq's takes an empty list.
+        batches = [self.dataset.collater(of_rank) if of_rank else {} for of_rank in items]
         return join_batches(
             batches,
             pad_idx=self.pad_idx,
             eos_idx=self.eos_idx,
-            left_pad_source=getattr(self.dataset, "left_pad_source", True),
-            left_pad_target=getattr(self.dataset, "left_pad_target", False),
+            left_pad_source=self.left_pad_source,
+            left_pad_target=self.left_pad_target,
         )
 
 
@@ -61,7 +82,12 @@ def join_batches(
     ``net_input["sentence_ranks"]`` says whose each sentence is. A rank without data gets one
     `[eos]` source and a target with nothing to score, whose rank is -1: it takes part in every
     exchange with no tokens, and counts nowhere.
+
+    Raises:
+        UserError: a batch holds something else than tokens, or lacks a target.
     """
+    for batch in filter(None, batches):
+        _check_parts(batch)
     filled = [b if b else _without_tokens(pad_idx, eos_idx) for b in batches]
     sizes = [len(batch["id"]) for batch in filled]
     ranks = [rank if batch else -1 for rank, batch in enumerate(batches)]
@@ -85,12 +111,20 @@ def join_batches(
     }
 
 
+def real_sentences(sample: dict) -> Tensor:
+    """(B,) which sentences of a batch are real; in a stock task's batch all are."""
+    net_input = sample["net_input"]
+    ranks = net_input.get("sentence_ranks")
+    return (
+        torch.ones_like(net_input["src_lengths"], dtype=torch.bool) if ranks is None else ranks >= 0
+    )
+
+
 def without_ranks(sample: dict) -> dict:
     """The real sentences of a joined batch, as a stock task would have made it."""
-    ranks = sample["net_input"].get("sentence_ranks")
-    if ranks is None:
+    if "sentence_ranks" not in sample["net_input"]:
         return sample
-    keep = ranks >= 0
+    keep = real_sentences(sample)
     net_input = {
         key: value[keep] for key, value in sample["net_input"].items() if key != "sentence_ranks"
     }
@@ -100,6 +134,18 @@ def without_ranks(sample: dict) -> dict:
         "net_input": net_input,
         "target": sample["target"][keep],
     }
+
+
+def _check_parts(batch: dict) -> None:
+    net_input = batch["net_input"]
+    others = sorted((batch.keys() - _PARTS) | (net_input.keys() - _INPUTS))
+    if others:
+        raise UserError(
+            f"the data's batches hold {', '.join(others)}, which no MoE model reads; leave out the "
+            "option of --task that adds it"
+        )
+    if batch["target"] is None or _INPUTS - net_input.keys():
+        raise UserError("the data has no target side to train or validate on; binarise both sides")
 
 
 def _without_tokens(pad_idx: int, eos_idx: int) -> dict:
@@ -174,12 +220,25 @@ class RankedEpochBatchIterator(EpochBatchIterator):
 
     @property
     def first_batch(self) -> dict:
-        """fairseq's dummy batch; nothing of ours ever needs it."""
-        first = super().frozen_batches[0]
-        return self.collate_fn([self.dataset[(0, index)] for index in first])
+        """fairseq's dummy batch; it tells early that a dataset is empty or cannot be joined."""
+        if not self.frozen_batches:
+            return super().first_batch  # raises fairseq's sentence
+        return self.collate_fn([self.dataset[(0, index)] for index in self.frozen_batches[0]])
 
     def ordered_batches(self, epoch: int, fix_batches_to_gpus: bool, shuffle: bool) -> list:
-        """For every step the (hosted rank, index) pairs of this process."""
+        """For every step the (hosted rank, index) pairs of this process.
+
+        Grouped batches stay with their rank in every epoch, so there is nothing to fix.
+
+        Raises:
+            UserError: batches that are shuffled one by one were to be fixed to ranks.
+        """
+        if fix_batches_to_gpus and shuffle and not self.grouped_shuffling:
+            raise UserError(
+                "--fix-batches-to-gpus does not work with --no-grouped-shuffling: fairseq forgets "
+                "it where an epoch is resumed, which would then go on in another order; leave "
+                "--no-grouped-shuffling out, and batches stay with their rank"
+            )
         batches = list(self.frozen_batches)
         if shuffle:
             batches = self._shuffle(batches, self.seed + epoch)

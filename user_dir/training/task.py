@@ -4,15 +4,23 @@ import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
 from functools import partial
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.translation import EVAL_BLEU_ORDER, TranslationConfig, TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from user_dir.checkpoints.gathering import trained_model
+from user_dir.errors import CorpusError, UserError
 from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
-from user_dir.training.batches import RankedDataset, RankedEpochBatchIterator, without_ranks
+from user_dir.training.batches import (
+    RankedDataset,
+    RankedEpochBatchIterator,
+    real_sentences,
+    without_ranks,
+)
 from user_dir.training.language_tokens import PairTokenManager, add_pair_tokens
 from user_dir.translation.in_step import StepwiseEnsemble, decode_everywhere, is_spread
 
@@ -32,8 +40,35 @@ class _RankedBatches(FairseqTask):
         refuse_unconnected_processes()
         # Only training and validation have a criterion; generation shards by process.
         self._trains = True
-        self._ranked: dict = {}
+        # By fairseq's iterator: fairseq forgets that with the epoch's share of a sharded corpus.
+        self._ranked: WeakKeyDictionary = WeakKeyDictionary()
+        if trained_model() is not None:
+            self._refuse_options()
         return super().build_criterion(cfg, **kwargs)
+
+    @property
+    def _options(self):
+        """fairseq's options of the task."""
+        raise NotImplementedError
+
+    def _refuse_options(self) -> None:
+        """Refuse what would be loaded with the sentences and then dropped, or cannot be loaded."""
+        if self._options.load_alignments:
+            raise UserError(
+                "--load-alignments does not work with MoE layers: moe_cross_entropy learns nothing "
+                "from alignments, and the criterion that does has no balance loss; leave it out"
+            )
+
+    def filter_indices_by_size(self, indices, dataset, *args, **kwargs):
+        """fairseq's; training and validation need at least one sentence."""
+        kept = super().filter_indices_by_size(indices, dataset, *args, **kwargs)
+        if self._trains and not len(kept):
+            raise CorpusError(
+                f"none of the {len(indices)} sentence pairs can be used to train or validate on; "
+                "if there are any, a larger --max-tokens, --max-source-positions or "
+                "--max-target-positions would do"
+            )
+        return kept
 
     def get_batch_iterator(
         self,
@@ -59,26 +94,23 @@ class _RankedBatches(FairseqTask):
             )
         topology = trained.topology
         stock = super().get_batch_iterator(dataset, *args, num_shards=topology.num_ranks, **kwargs)
-        known, ranked = self._ranked.get(dataset, (None, None))
-        if known is not stock:
-            ranked = RankedEpochBatchIterator(
+        if stock not in self._ranked:
+            self._ranked[stock] = RankedEpochBatchIterator(
                 stock,
                 RankedDataset(
                     dataset,
                     pad_idx=self.source_dictionary.pad(),
                     eos_idx=self.source_dictionary.eos(),
+                    left_pad_source=self._options.left_pad_source,
+                    left_pad_target=self._options.left_pad_target,
                     num_hosted=topology.num_hosted,
                 ),
                 ranks=topology.hosted_ranks,
                 num_ranks=topology.num_ranks,
-                grouped_shuffling=not self._shuffles_one_by_one(),
+                grouped_shuffling=not self._options.no_grouped_shuffling,
                 skip_remainder_batch=skip_remainder_batch,
             )
-            self._ranked[dataset] = (stock, ranked)
-        return ranked
-
-    def _shuffles_one_by_one(self) -> bool:
-        raise NotImplementedError
+        return self._ranked[stock]
 
     def build_generator(self, models, args, **kwargs):
         """fairseq's generator; in step where the experts are spread over processes."""
@@ -86,15 +118,28 @@ class _RankedBatches(FairseqTask):
             models = StepwiseEnsemble(models)
         return super().build_generator(models, args, **kwargs)
 
-    def inference_step(self, generator, models, sample, **kwargs):
-        """Translate the real sentences of a batch, each on the rank of its own tokens."""
+    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
+        """Translate the real sentences of a batch, each on the rank of its own tokens.
+
+        Args:
+            prefix_tokens, constraints: fairseq's, a row for each sentence of the sample.
+        """
+        keep = real_sentences(sample)
+        rows = {
+            "prefix_tokens": None if prefix_tokens is None else prefix_tokens[keep],
+            "constraints": None if constraints is None else constraints[keep],
+        }
         sample = without_ranks(sample)
-        step = partial(super().inference_step, generator, models, **kwargs)
+        step = partial(super().inference_step, generator, models)
         if not is_spread(models[0]):
-            return step(sample)
+            return step(sample, **rows)
         with torch.no_grad():
             return decode_everywhere(
-                sample, generator.model, pad_idx=self.source_dictionary.pad(), generate=step
+                sample,
+                generator.model,
+                pad_idx=self.source_dictionary.pad(),
+                generate=step,
+                **rows,
             )
 
 
@@ -109,8 +154,17 @@ class ScomoeTranslationConfig(TranslationConfig):
 class ScomoeTranslationTask(_RankedBatches, TranslationTask):
     """fairseq's `translation` with batches sharded by logical rank."""
 
-    def _shuffles_one_by_one(self) -> bool:
-        return self.cfg.no_grouped_shuffling
+    @property
+    def _options(self):
+        return self.cfg
+
+    def _refuse_options(self) -> None:
+        super()._refuse_options()
+        if self.cfg.num_batch_buckets > 0 and not hasattr(np, "compat"):
+            raise UserError(
+                f"--num-batch-buckets {self.cfg.num_batch_buckets} does not work with numpy "
+                f"{np.__version__}: fairseq's buckets need numpy 1; leave it out"
+            )
 
     def _inference_with_bleu(self, generator, sample, model):
         """BLEU's counts of the real sentences; a process may have none of them."""
@@ -152,5 +206,14 @@ class ScomoeMultilingualTranslationTask(_RankedBatches, TranslationMultiSimpleEp
                 args, self.lang_pairs, langs, dicts, self.sampling_method
             )
 
-    def _shuffles_one_by_one(self) -> bool:
-        return self.args.no_grouped_shuffling
+    @property
+    def _options(self):
+        return self.args
+
+    def _refuse_options(self) -> None:
+        super()._refuse_options()
+        if self.args.enable_lang_ids:
+            raise UserError(
+                "--enable-lang-ids does not work with MoE layers: no layer reads the ids; leave it "
+                "out, and use --encoder-langtok, --decoder-langtok or --encoder-lang-pair-token"
+            )
