@@ -5,12 +5,13 @@ of steps, but an exchange between experts waits for all processes: before each f
 agree on what comes next, and whoever has nothing to do in it sends zero tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from fairseq.sequence_generator import EnsembleModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from user_dir.fast_moe.layout.processes import agree_on_maximum
 from user_dir.fast_moe.layout.topology import Topology
@@ -79,35 +80,62 @@ def _decode_nothing(model, device: torch.device) -> None:
     model.decoder(eos, encoder_out=encoder_out, incremental_state={})
 
 
+class _Sentence(NamedTuple):
+    """What travels of a sentence: rows without padding, on the CPU."""
+
+    source: Tensor
+    prefix: Tensor | None
+    constraints: Tensor | None
+
+
 def decode_everywhere(
     sample: dict,
     ensemble: StepwiseEnsemble,
     *,
     pad_idx: int,
-    generate: Callable[[dict], list[list[dict]]],
+    generate: Callable[..., list[list[dict]]],
+    prefix_tokens: Tensor | None = None,
+    constraints: Tensor | None = None,
 ) -> list[list[dict]]:
     """Decode each sentence on the process that hosts its rank. A collective.
 
     Args:
         sample: this process's sentences, maybe none; ``net_input`` as fairseq collates it.
-        generate: decodes a batch here, with the ensemble.
+        generate: decodes a batch here, with the ensemble: called with a sample, and with
+            ``prefix_tokens`` and ``constraints`` by name.
+        prefix_tokens, constraints: as fairseq's generator takes them, a row for each of this
+            process's sentences, which travels with it; all processes give them, or none.
 
     Returns:
         the hypotheses of this process's own sentences, in order.
     """
     source_BS = sample["net_input"]["src_tokens"]
-    mine = [row[row != pad_idx].cpu() for row in source_BS]
+    mine = [
+        _Sentence(
+            row[row != pad_idx].cpu(),
+            None if prefix_tokens is None else prefix_tokens[index].cpu(),
+            None if constraints is None else constraints[index].cpu(),
+        )
+        for index, row in enumerate(source_BS)
+    ]
     everyone = _gather_objects(mine)
+    _check_alike([sentence for sentences in everyone for sentence in sentences])
     topology = ensemble.topology
     hosted = [
-        (process, index, tokens)
+        (process, index, sentence)
         for process, sentences in enumerate(everyone)
-        for index, tokens in enumerate(sentences)
-        if int(tokens.sum()) % topology.num_ranks in topology.hosted_ranks
+        for index, sentence in enumerate(sentences)
+        if int(sentence.source.sum()) % topology.num_ranks in topology.hosted_ranks
     ]
     hypotheses: list[list[dict]] = []
     if hosted:
-        hypotheses = generate(_batch([tokens for *_, tokens in hosted], source_BS.device, pad_idx))
+        batch = [sentence for *_, sentence in hosted]
+        hypotheses = generate(
+            _sample([sentence.source for sentence in batch], source_BS.device, pad_idx),
+            # fairseq takes padding of a prefix for "anything", and 0 for the end of constraints.
+            prefix_tokens=_stack([one.prefix for one in batch], source_BS.device, fill=pad_idx),
+            constraints=_stack([one.constraints for one in batch], source_BS.device, fill=0),
+        )
     ensemble.finish()
     found = [
         (process, index, [_without_attention(one) for one in of_sentence])
@@ -128,18 +156,35 @@ def _gather_objects(own) -> list:
     return gathered
 
 
-def _batch(sentences: list[Tensor], device: torch.device, pad_idx: int) -> dict:
+def _check_alike(sentences: list[_Sentence]) -> None:
+    """The same on all processes, so that none waits for one that has failed."""
+    for name in ("prefix", "constraints"):
+        if len({getattr(sentence, name) is None for sentence in sentences}) > 1:
+            raise ValueError(f"some processes gave a {name} for their sentences, others did not")
+
+
+def _sample(sources: list[Tensor], device: torch.device, pad_idx: int) -> dict:
     """Padded on the left, as fairseq's tasks do by default."""
-    longest = max(map(len, sentences))
-    source_BS = torch.full((len(sentences), longest), pad_idx)
-    for row, tokens in zip(source_BS, sentences, strict=True):
-        row[longest - len(tokens) :] = tokens
-    lengths_B = torch.tensor([len(tokens) for tokens in sentences])
+    source_BS = _stack(sources, device, fill=pad_idx, left=True)
+    lengths_B = torch.tensor([len(source) for source in sources], device=device)
     return {
-        "id": torch.arange(len(sentences)),
-        "nsentences": len(sentences),
-        "net_input": {"src_tokens": source_BS.to(device), "src_lengths": lengths_B.to(device)},
+        "id": torch.arange(len(sources)),
+        "nsentences": len(sources),
+        "net_input": {"src_tokens": source_BS, "src_lengths": lengths_B},
     }
+
+
+def _stack(
+    rows: Sequence[Tensor | None], device: torch.device, *, fill: int, left: bool = False
+) -> Tensor | None:
+    """Rows of any length as one tensor, filled up on one side; None where they are None."""
+    given = [row for row in rows if row is not None]
+    if not given:
+        return None
+    side = "left" if left else "right"
+    return nn.utils.rnn.pad_sequence(
+        given, batch_first=True, padding_value=fill, padding_side=side
+    ).to(device)
 
 
 def _without_attention(hypothesis: dict) -> dict:
