@@ -14,12 +14,13 @@ from user_dir.checkpoints.gathering import (
     own_optimizer_state,
     trained_model,
 )
+from user_dir.errors import UserError
 from user_dir.fast_moe.experts.sharding import sum_over_replicas
 
 
 @dataclass
 class MoeAdamConfig(FairseqAdamConfig):
-    """The options of fairseq's `adam`."""
+    """The options of fairseq's `adam`, of which --use-old-adam is always on."""
 
 
 @register_optimizer("moe_adam", dataclass=MoeAdamConfig)
@@ -28,6 +29,11 @@ class MoeAdam(FairseqAdam):
 
     def __init__(self, cfg: MoeAdamConfig, params):
         FairseqOptimizer.__init__(self, cfg)
+        if cfg.fp16_adam_stats:
+            raise UserError(
+                "--fp16-adam-stats does not work with --optimizer moe_adam, which keeps its state "
+                "in float32: only apex's fused Adam can do that; leave it out"
+            )
         self._optimizer = ConsolidatingAdam(params, **self.optimizer_config)
 
     def all_reduce_grads(self, module) -> None:

@@ -108,13 +108,14 @@ def add_moe_options(parser) -> None:
         "--moe-nodes",
         type=int,
         metavar="N",
-        help="nodes of the logical layout that the model is made for (default: what runs)",
+        help="nodes of the logical layout that the model is made for (default: as many as the "
+        "ranks need, which are those of the checkpoint to resume from, or what runs)",
     )
     add(
         "--moe-ranks-per-node",
         type=int,
         metavar="L",
-        help="accelerators a node of the logical layout (default: what runs)",
+        help="accelerators a node of the logical layout (default: an even share of the ranks)",
     )
 
 
@@ -131,15 +132,16 @@ def add_scomoe_options(parser) -> None:
         "--ratio1",
         type=float,
         metavar="A",
-        help="share (0 to 1) of tokens or features that stay on their rank; of no effect without "
-        "--scomoe-type (default: seq 0.2, feat 0.25)",
+        help="share (0 to 1) of tokens or features that stay on their rank. With --token-cluster "
+        "of any --scomoe-type: at A = 0 and B < 1 there is a cluster for every node, otherwise "
+        "one for every expert (default: seq 0.2, feat 0.25, none 0)",
     )
     add(
         "--ratio2",
         type=float,
         metavar="B",
         help="share (0 to 1) that stays in its node; A + B is at most 1, the rest goes everywhere "
-        "(default: 0.5)",
+        "(default: 0.5, without --scomoe-type 0)",
     )
     add(
         "--token-cluster",
@@ -194,18 +196,24 @@ def add_scomoe_options(parser) -> None:
 
 def resolve_layout(args: Namespace) -> Layout:
     """The layout that the options ask for, else that of the checkpoint to resume from, else the
-    processes that run. It is kept in ``args``, and so in every checkpoint."""
-    nodes = getattr(args, "moe_nodes", None)
-    ranks_per_node = getattr(args, "moe_ranks_per_node", None)
+    processes that run. It is kept in ``args``, and so in every checkpoint.
+
+    One of the two options alone divides the ranks of the checkpoint, or of what runs.
+    """
+    given = vars(args).get
+    nodes, ranks_per_node = given("moe_nodes"), given("moe_ranks_per_node")
     args.moe_layout_given = nodes is not None or ranks_per_node is not None
-    if not args.moe_layout_given:
-        layout = saved_layout(args) or running_layout()
-    else:
-        _, num_processes = running_processes()
-        nodes = 1 if nodes is None else nodes
-        if ranks_per_node is None:
-            ranks_per_node = max(1, num_processes // max(1, nodes))
+    if nodes is not None and ranks_per_node is not None:
         layout = Layout(num_nodes=nodes, ranks_per_node=ranks_per_node)
+    else:
+        saved = saved_layout(args)
+        num_ranks = running_processes()[1] if saved is None else saved.num_ranks
+        if nodes is not None:
+            layout = Layout(num_nodes=nodes, ranks_per_node=_share(num_ranks, nodes))
+        elif ranks_per_node is not None:
+            layout = Layout(_share(num_ranks, ranks_per_node), ranks_per_node)
+        else:
+            layout = saved or running_layout()
     args.moe_nodes, args.moe_ranks_per_node = layout.num_nodes, layout.ranks_per_node
     return layout
 
@@ -221,6 +229,26 @@ def with_cluster_groups(
     groups = trained or saved_cluster_groups(args)
     args.moe_cluster_groups = groups or config.num_cluster_groups(layout.num_nodes)
     return replace(config, cluster_groups=args.moe_cluster_groups)
+
+
+def _share(num_ranks: int, divisor: int) -> int:
+    """An even share of the ranks; at least 1. A wrong divisor is for `Layout` to refuse."""
+    return max(1, num_ranks // max(1, divisor))
+
+
+_NOT_QUANTISED = "fairseq quantises no expert, so the rest of the model would be quantised alone"
+# Options of fairseq's transformer that pass the mixtures by, or go wrong with them.
+_WITHOUT_EXPERTS = {
+    "quant_noise_pq": _NOT_QUANTISED,
+    "quant_noise_scalar": _NOT_QUANTISED,
+    "quantization_config_path": _NOT_QUANTISED,
+    "scale_fc": "experts have no norm between their two layers",
+    "scale_resids": "residuals around mixtures are not scaled",
+    "base_layers": "the experts of BASE layers would be taken for those of the mixtures",
+    "encoder_layers_to_keep": "which layers are mixtures follows from their number",
+    "decoder_layers_to_keep": "which layers are mixtures follows from their number",
+    "export": "torchscript cannot hold mixtures",
+}
 
 
 def check_training_options(args: Namespace) -> None:
@@ -239,6 +267,8 @@ def check_training_options(args: Namespace) -> None:
         "it would average the experts; use legacy_ddp or pytorch_ddp",
     )
     _refuse(bool(given("use_bmuf")), "--use-bmuf", "it would average the experts")
+    for name, why in _WITHOUT_EXPERTS.items():
+        _refuse(bool(given(name)), f"--{name.replace('_', '-')}", f"{why}; leave it out")
     reduced = bool(given("fp16") or given("bf16"))
     _refuse(
         reduced
@@ -267,6 +297,11 @@ def check_training_options(args: Namespace) -> None:
         f"--memory-efficient-fp16 / --memory-efficient-bf16 {several}",
         "its optimizer state cannot be spread over processes again on resumption; use "
         "--fp16 or --bf16 with --fp16-no-flatten-grads",
+    )
+    _refuse(
+        given("zero_sharding") not in (None, "none"),
+        f"--zero-sharding {given('zero_sharding')} {several}",
+        "it would share out the optimizer state of experts that only one process has; leave it out",
     )
     _refuse(
         bool(given("no_save_optimizer_state")),

@@ -56,9 +56,12 @@ def test_recomputed_activations_give_the_same_gradients(capacity_factor):
     assert all(grad.abs().sum() > 0 for name, grad in grads[0].items() if "projection" in name)
 
 
-@pytest.mark.parametrize("top1", [False, True])
-def test_cached_decoding_equals_the_full_forward_pass(top1):
-    model = build_model(**SMALL, moe_top1_expert=top1).double().eval()
+CROSS_AND_SELF = {"no_cross_attention": True, "cross_self_attention": True}
+
+
+@pytest.mark.parametrize("options", [{}, {"moe_top1_expert": True}, CROSS_AND_SELF])
+def test_cached_decoding_equals_the_full_forward_pass(options):
+    model = build_model(**SMALL, **options).double().eval()
     net_input, _ = make_batch(LENGTHS)
     prev = net_input["prev_output_tokens"]
     with torch.no_grad():
@@ -70,7 +73,9 @@ def test_cached_decoding_equals_the_full_forward_pass(top1):
                 prev[:, : step + 1], encoder_out=encoder_out, incremental_state=cache
             )
             is_real = prev[:, step] != DICTIONARY.pad()
-            torch.testing.assert_close(logits[is_real, -1], full[is_real, step])
+            torch.testing.assert_close(
+                logits[is_real, -1], full[is_real, step], atol=1e-6, rtol=1e-5
+            )
 
 
 @pytest.mark.parametrize("top1", [False, True])
@@ -133,12 +138,65 @@ def test_routing_noise_is_the_same_again_for_the_same_update_and_micro_batch():
         ({"encoder_layerdrop": 0.1}, "--encoder-layerdrop"),
         ({"ddp_backend": "fully_sharded"}, "--ddp-backend fully_sharded"),
         ({"fp16": True, "optimizer": "adam"}, "--fp16-no-flatten-grads"),
+        ({"quant_noise_pq": 0.1}, "--quant-noise-pq does not work"),
+        ({"quant_noise_scalar": 0.1}, "--quant-noise-scalar does not work"),
+        ({"quantization_config_path": "config.yaml"}, "--quantization-config-path does not work"),
+        ({"scale_fc": True}, "--scale-fc does not work"),
+        ({"scale_resids": True}, "--scale-resids does not work"),
+        ({"base_layers": 1}, "--base-layers does not work"),
+        ({"encoder_layers_to_keep": "0,2"}, "--encoder-layers-to-keep does not work"),
+        ({"decoder_layers_to_keep": "0,2"}, "--decoder-layers-to-keep does not work"),
+        ({"export": True}, "--export does not work"),
         ({"moe_nodes": 0}, "--moe-nodes must be"),
     ],
 )
 def test_wrong_options_are_refused_by_name(options, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(").replace(")", r"\)")):
         build_model(**{**SMALL, **options})
+
+
+# Options of fairseq's that reach a model only through its own code, its decoder's above all.
+OF_FAIRSEQ = {
+    "scaled attention": {"scale_attn": True, "scale_heads": True},
+    "cross- and self-attention in one": CROSS_AND_SELF,
+    "no norm at the end": {"no_decoder_final_norm": True},
+    "norm of embeddings": {"layernorm_embedding": True, "no_scale_embedding": True},
+    "learned positions": {"encoder_learned_pos": True, "decoder_learned_pos": True},
+    "no positions": {"no_token_positional_embeddings": True},
+    "other widths of the decoder's ends": {
+        "share_all_embeddings": False,
+        "decoder_input_dim": 8,
+        "decoder_output_dim": 24,
+    },
+    "adaptive softmax": {"share_all_embeddings": False, "adaptive_softmax_cutoff": "10,20"},
+}
+
+
+@pytest.mark.parametrize("name", OF_FAIRSEQ)
+def test_without_feed_forward_layers_what_is_left_is_fairseqs_transformer(name):
+    shape = {"encoder_layers": 2, "decoder_layers": 2, "share_all_embeddings": True}
+    shape |= {"encoder_normalize_before": True, "decoder_normalize_before": True}
+    net_input, target = make_batch(LENGTHS)
+    results = []
+    for arch in ("scomoe_tiny", "transformer"):
+        model = build_model(arch, **{**SMALL, **shape, **OF_FAIRSEQ[name]}).double().eval()
+        _set_weights(model)
+        lprobs = model.get_normalized_probs(model(**net_input), log_probs=True)
+        results.append(lprobs[target != DICTIONARY.pad()])
+    torch.testing.assert_close(*results)
+
+
+def _set_weights(model) -> None:
+    """The same in both models; feed-forward layers and experts add nothing."""
+    generator = torch.Generator().manual_seed(2)
+    by_name = {n.replace(".attention.", "."): p for n, p in model.named_parameters()}
+    with torch.no_grad():
+        for name, parameter in sorted(by_name.items()):
+            if any(part in name for part in (".feed_forward.", ".fc", "final_layer_norm")):
+                parameter.zero_()
+            else:
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.copy_(0.2 * noise)
 
 
 def test_an_expert_width_of_its_own_works():
