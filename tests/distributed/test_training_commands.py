@@ -174,7 +174,11 @@ def test_torchrun_starts_one_model_not_several(small_corpus, tmp_path, runs):
             "--disable-validation",
         ]
     )
-    updates = updates_of(done.stdout + done.stderr)
+    output = done.stdout + done.stderr
+    updates = updates_of(output)
+    # Independent jobs would each log every update, and with the losses of one.
+    assert output.count("| train_inner |") == len(updates) == 2
+    assert output.count("2 processes host 2 ranks each") == 1
     for number, record in updates.items():
         assert record["loss"] == pytest.approx(runs[1][1][number]["loss"], abs=1.1e-3)
 

@@ -21,7 +21,9 @@ def test_a_cut_off_copy_is_restored_from_the_file_it_was_copied_from(tmp_path):
     whole = (tmp_path / "checkpoint_1_4.pt").read_bytes()
     (tmp_path / "checkpoint_last.pt").write_bytes(whole[: len(whole) // 2])
     mend_checkpoints(str(tmp_path))
-    assert torch.load(tmp_path / "checkpoint_last.pt")["value"][0] == 2.0
+    loaded = torch.load(tmp_path / "checkpoint_last.pt")["value"]
+    assert torch.equal(loaded, torch.full((1000,), 2.0))
+    assert (tmp_path / "checkpoint_last.pt").read_bytes() == whole
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "checkpoint_1_2.pt",
         "checkpoint_1_4.pt",
@@ -39,16 +41,33 @@ def test_a_damaged_checkpoint_alone_is_left_as_it_is(tmp_path):
 def test_a_checkpoint_loads_into_another_layout_only_when_asked_for():
     saved = build_model(**SMALL).state_dict()
     args = {**SMALL, "moe_nodes": 4, "moe_ranks_per_node": 2}
-    build_model(**args).load_state_dict(dict(saved))  # asked for by its options
+    asked_for = build_model(**args, seed=2)
+    asked_for.load_state_dict(dict(saved))
+    assert_loaded(asked_for, saved, layout=[4, 2])
     del args["moe_nodes"], args["moe_ranks_per_node"]
+    others = build_model(**args, seed=2)
+    before = {name: tensor.clone() for name, tensor in others.state_dict().items()}
     with pytest.raises(UserError, match="--moe-nodes 2 --moe-ranks-per-node 2"):
-        build_model(**args).load_state_dict(dict(saved))
+        others.load_state_dict(dict(saved))
+    assert_loaded(others, before, layout=[1, 1])
+
+
+def assert_loaded(model, saved: dict, *, layout: list[int]) -> None:
+    """Every tensor is the saved one, to the last bit; the layout is the model's own."""
+    loaded = model.state_dict()
+    assert loaded.keys() == saved.keys()
+    for name, tensor in loaded.items():
+        if name == "moe_layout":
+            assert tensor.tolist() == layout
+        else:
+            assert torch.equal(tensor, saved[name]), name
 
 
 def test_another_number_of_experts_is_refused_by_name():
     saved = build_model(**SMALL).state_dict()
+    smaller = build_model(**SMALL, moe_expert_count=4, seed=2)
     with pytest.raises(UserError, match="--moe-expert-count 8 would do"):
-        build_model(**SMALL, moe_expert_count=4).load_state_dict(saved)
+        smaller.load_state_dict(saved)
 
 
 def test_an_expert_is_drawn_alike_in_every_layout():
