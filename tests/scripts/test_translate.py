@@ -233,7 +233,7 @@ def test_mistakes_are_named_by_their_flag(
         (*ours, "--sentencepiece-model", nowhere): f"--sentencepiece-model: {nowhere}",
         (*ours, "--sentencepiece-model", garbage): "not a sentencepiece model",
         (*ours, "--fp16", "--cpu"): "--fp16 is very slow on a CPU",
-        (*ours, "--max-len-b", "0"): "--max-len-b (0) must be at least 1",
+        (*ours, "--max-len-b", "0"): "--max-len-b must be at least 1",
         (*ours, "--input", garbage, "--output", nowhere): f"--output ({nowhere}): no file can",
         (*ours, "--input", garbage, "--output", data): f"--output ({data}) is a folder",
     }

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "user_dir"
 # From the ground up: each imports from those before it only.
 ORDER = (
     "errors",
+    "option_values",
     "fast_moe",
     "text",
     "checkpoints",

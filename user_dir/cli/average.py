@@ -13,8 +13,8 @@ from torch import Tensor
 from user_dir.checkpoints.files import open_checkpoint
 from user_dir.cli.command import run_command
 from user_dir.errors import UserError
+from user_dir.option_values import positive
 from user_dir.text.whole_output import whole_file
-from user_dir.translation.options import positive
 
 COMMAND = "scomoe-average"
 

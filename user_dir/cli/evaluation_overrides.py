@@ -11,6 +11,7 @@ from typing import Any
 
 from user_dir.checkpoints.files import open_checkpoint
 from user_dir.cli.command import run_command
+from user_dir.option_values import finite_number
 
 COMMAND = "evaluation_overrides"
 
@@ -20,9 +21,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     add = parser.add_argument
     add("--path", required=True, help="checkpoint")
-    add("--capacity", type=float, help="slots of an expert, as a share of the tokens")
-    for number in 1, 2:
-        add(f"--r{number}", type=float, help=f"--ratio{number} at evaluation")
+    add("--capacity", type=finite_number(), help="slots of an expert, as a share of the tokens")
+    for index in 1, 2:
+        add(
+            f"--r{index}", type=finite_number(least=0, most=1), help=f"--ratio{index} at evaluation"
+        )
     return parser
 
 

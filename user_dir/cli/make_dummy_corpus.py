@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from user_dir.cli.command import run_command
+from user_dir.option_values import count, positive
 from user_dir.text.whole_output import new_folder
-from user_dir.translation.options import positive
 
 COMMAND = "make_dummy_corpus"
 
@@ -31,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--vocab-size", type=positive, default=32_000, help="different tokens (%(default)s)")
     add("--length", type=_lengths, default=(10, 50), metavar="A-B", help="in tokens (10-50)")
     add("--languages", type=_languages, default=("en", "fr"), metavar="A-B", help="names (en-fr)")
-    add("--seed", type=int, default=1, help="draws the sentences (%(default)s)")
+    add("--seed", type=count, default=1, help="draws the sentences (%(default)s)")
     return parser
 
 
@@ -93,10 +93,13 @@ def _draw_words(count: int, vocab_size: int, random: np.random.Generator) -> np.
 
 
 def _lengths(text: str) -> tuple[int, int]:
-    shortest, _, longest = text.partition("-")
-    if not (shortest.isdigit() and longest.isdigit() and 1 <= int(shortest) <= int(longest)):
-        raise argparse.ArgumentTypeError(f"must be two numbers such as 10-50, not {text!r}")
-    return int(shortest), int(longest)
+    try:
+        shortest, longest = map(positive, text.split("-"))
+    except (ValueError, argparse.ArgumentTypeError):
+        shortest, longest = 1, 0
+    if shortest > longest:
+        raise argparse.ArgumentTypeError(f"must be two numbers such as 10-50, not {text!a}")
+    return shortest, longest
 
 
 def _languages(text: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from user_dir.cli.command import run_command
 from user_dir.cli.preparing.prepared_folder import add_output_options, step, write_prepared_folder
+from user_dir.option_values import whole_number
 from user_dir.text.sources.numbers import DEFAULT_LANGUAGES, NumbersPlan, numbers_corpus
 from user_dir.text.whole_output import check_replaceable
 
@@ -31,25 +32,25 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--train-pairs-per-language",
-        type=int,
+        type=whole_number(),
         default=2000,
         help="training numbers of each language (default: %(default)s)",
     )
     for split, lines in ("valid", 320), ("test", 600):
         parser.add_argument(
             f"--{split}-lines",
-            type=int,
+            type=whole_number(),
             default=lines,
             help=f"{split} lines of all languages and both directions (default: %(default)s)",
         )
     parser.add_argument(
         "--max-digits",
-        type=int,
+        type=whole_number(),
         default=6,
         help="digits of the longest numbers (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, help="draws the numbers (default: %(default)s)"
+        "--seed", type=whole_number(), default=1, help="draws the numbers (default: %(default)s)"
     )
     return parser
 

@@ -23,6 +23,7 @@ from user_dir.cli.preparing.large_corpus import (
 )
 from user_dir.cli.preparing.prepared_folder import step
 from user_dir.errors import CorpusError
+from user_dir.option_values import finite_number, whole_number
 from user_dir.text.large.encoding import Limits
 from user_dir.text.large.resumable import Facts, Stage, StageLog
 from user_dir.text.pairs import Pair, parse_directions
@@ -77,10 +78,15 @@ def get_parser() -> argparse.ArgumentParser:
         help="which training corpora (default: %(default)s)",
     )
     add("--directions", default=str(_PAIR), help="en-fr, fr-en or both (default: %(default)s)")
-    add("--ratio", type=float, default=1.5, help="longest side to shortest (default: %(default)s)")
+    add(
+        "--ratio",
+        type=finite_number(least=1),
+        default=1.5,
+        help="longest side to shortest (default: %(default)s)",
+    )
     add(
         "--valid-every",
-        type=int,
+        type=whole_number(least=2),
         default=1333,
         help="every so many lines one is for validation (default: %(default)s)",
     )
@@ -115,10 +121,6 @@ def _check(args: argparse.Namespace) -> None:
             raise CorpusError(f"--directions ({args.directions}): there are en-fr and fr-en only")
     if args.mirror and not args.download:
         raise CorpusError("--mirror goes with --download")
-    if args.ratio < 1:
-        raise CorpusError(f"--ratio ({args.ratio}) must be at least 1; 1.5 is usual")
-    if args.valid_every < 2:
-        raise CorpusError(f"--valid-every ({args.valid_every}) must be at least 2")
 
 
 def _plan(args: argparse.Namespace, corpora: Sequence[Source], inputs: dict[str, Any]) -> Plan:

@@ -9,6 +9,7 @@ from pathlib import Path
 from user_dir.cli.command import run_command
 from user_dir.cli.evaluate import SETTINGS
 from user_dir.errors import CorpusError, UserError
+from user_dir.option_values import count
 from user_dir.text.pairs import Pair
 from user_dir.text.scoring.score_tables import HEADER, language_groups, pooled_rows
 from user_dir.text.scoring.scores import signatures
@@ -25,7 +26,7 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--evaluation", type=Path, required=True, metavar="DIR", help="what scomoe-evaluate wrote")
     add("--train-log", type=Path, metavar="FILE", help="--log-file of the training run")
-    add("--examples", type=int, default=10, help="lines to show (default: %(default)s)")
+    add("--examples", type=count, default=10, help="lines to show (default: %(default)s)")
     add(
         "--pivot",
         default="en",

@@ -8,10 +8,12 @@ Several processes come from --processes N (on this machine), from torchrun or fr
 import os
 import signal
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 
 from user_dir.errors import UserError
+from user_dir.option_values import positive
 from user_dir.training.launch import Place, find_place, spawn_local
 
 _HELP = """usage: scomoe-train [--processes N] DATA [arguments of fairseq-train]
@@ -93,9 +95,10 @@ def _take_processes(arguments: list[str]) -> tuple[int | None, list[str]]:
             rest.append(argument)
     if value is None:
         return None, rest
-    if not value.isdigit() or int(value) < 1:
-        raise UserError(f"--processes must be a positive number, but is {value!r}")
-    return int(value), rest
+    try:
+        return positive(value), rest
+    except ArgumentTypeError as error:
+        raise UserError(f"--processes {error}") from None
 
 
 def _default_processes(arguments: Sequence[str]) -> int:

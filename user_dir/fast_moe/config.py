@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import Any
 
 from user_dir.errors import UserError
@@ -136,7 +137,7 @@ class MoeConfig:
             "at least 1 where --moe-freq asks for MoE layers; 8, say",
         )
         _require(
-            self.capacity_factor >= 0,
+            0 <= self.capacity_factor < inf,
             "--capacity-factor",
             self.capacity_factor,
             "0 (dropless) or a positive number; 1.0 is usual",
@@ -176,7 +177,9 @@ class MoeConfig:
             ("--moe-exchange-schedule", self.exchange_schedule, EXCHANGE_SCHEDULES),
         ):
             _require(value in choices, flag, value, f"one of {', '.join(choices)}")
-        _require(self.temperature > 0, "--temperature", self.temperature, "positive; 0.5 is usual")
+        _require(
+            0 < self.temperature < inf, "--temperature", self.temperature, "positive; 0.5 is usual"
+        )
         assert self.shares  # raises where the ratios are wrong
 
     @property

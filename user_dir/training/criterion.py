@@ -1,5 +1,6 @@
 """The criterion `moe_cross_entropy`: label-smoothed cross entropy plus balance losses."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -62,8 +63,10 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
                 "--moe-gate-loss-transform neg-log is refused: the negative logarithm falls as "
                 "the experts collapse, so training would reward imbalance; leave it at none"
             )
-        if moe_gate_loss_wt < 0:
-            raise UserError(f"--moe-gate-loss-wt must be 0 or more, but is {moe_gate_loss_wt}")
+        if not 0 <= moe_gate_loss_wt < math.inf:
+            raise UserError(
+                f"--moe-gate-loss-wt must be 0 or more, but is {moe_gate_loss_wt}; 0.01 is usual"
+            )
         self.gate_loss_weight = moe_gate_loss_wt
         self.combine = str(moe_gate_loss_combine_method)
 

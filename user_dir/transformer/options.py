@@ -18,6 +18,7 @@ from user_dir.fast_moe.config import (
     MoeConfig,
 )
 from user_dir.fast_moe.layout.processes import Layout, running_layout, running_processes
+from user_dir.option_values import finite_number, whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -27,21 +28,31 @@ def add_moe_options(parser) -> None:
     add = parser.add_argument
     add(
         "--moe-freq",
-        type=int,
+        type=whole_number(),
         metavar="N",
         help="every N-th feed-forward of both stacks is a mixture of experts; 0: none",
     )
-    add("--encoder-moe-freq", type=int, metavar="N", help="--moe-freq for the encoder alone")
-    add("--decoder-moe-freq", type=int, metavar="N", help="--moe-freq for the decoder alone")
+    add(
+        "--encoder-moe-freq",
+        type=whole_number(),
+        metavar="N",
+        help="--moe-freq for the encoder alone",
+    )
+    add(
+        "--decoder-moe-freq",
+        type=whole_number(),
+        metavar="N",
+        help="--moe-freq for the decoder alone",
+    )
     add(
         "--moe-expert-count",
-        type=int,
+        type=whole_number(),
         metavar="E",
         help="experts of a layer, over all ranks; a multiple or a divisor of their number",
     )
     add(
         "--moe-expert-ffn-dim",
-        type=int,
+        type=whole_number(),
         metavar="H",
         help="hidden width of an expert (default: that of the stack's feed-forward layers)",
     )
@@ -80,14 +91,14 @@ def add_moe_options(parser) -> None:
     )
     add(
         "--capacity-factor",
-        type=float,
+        type=finite_number(),
         metavar="F",
         help="slots of an expert in training, as a multiple of an even share; 0: dropless "
         "(default: 1.0)",
     )
     add(
         "--moe-eval-capacity-token-fraction",
-        type=float,
+        type=finite_number(),
         metavar="F",
         help="slots of an expert at evaluation, as a share of the tokens; 0: dropless, -1: as in "
         "training (default: 0)",
@@ -106,14 +117,14 @@ def add_moe_options(parser) -> None:
     )
     add(
         "--moe-nodes",
-        type=int,
+        type=whole_number(),
         metavar="N",
         help="nodes of the logical layout that the model is made for (default: as many as the "
         "ranks need, which are those of the checkpoint to resume from, or what runs)",
     )
     add(
         "--moe-ranks-per-node",
-        type=int,
+        type=whole_number(),
         metavar="L",
         help="accelerators a node of the logical layout (default: an even share of the ranks)",
     )
@@ -130,7 +141,7 @@ def add_scomoe_options(parser) -> None:
     )
     add(
         "--ratio1",
-        type=float,
+        type=finite_number(),
         metavar="A",
         help="share (0 to 1) of tokens or features that stay on their rank. With --token-cluster "
         "of any --scomoe-type: at A = 0 and B < 1 there is a cluster for every node, otherwise "
@@ -138,7 +149,7 @@ def add_scomoe_options(parser) -> None:
     )
     add(
         "--ratio2",
-        type=float,
+        type=finite_number(),
         metavar="B",
         help="share (0 to 1) that stays in its node; A + B is at most 1, the rest goes everywhere "
         "(default: 0.5, without --scomoe-type 0)",
@@ -151,7 +162,7 @@ def add_scomoe_options(parser) -> None:
     )
     add(
         "--temperature",
-        type=float,
+        type=finite_number(),
         metavar="T",
         help="of the softmax that clustering learns through; lower: only the best tokens of a "
         "cluster teach it. With --token-cluster and --gate-type softmax (default: 0.5)",

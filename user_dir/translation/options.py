@@ -1,7 +1,6 @@
 """The options of `scomoe-translate`, and what they resolve to for a given checkpoint."""
 
 import argparse
-import ast
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,12 @@ import torch
 
 from user_dir.checkpoints.files import open_checkpoint, task_options
 from user_dir.errors import UserError
+from user_dir.option_values import finite_number, positive, whole_number
+from user_dir.translation.overrides import check_overrides, overrides
 from user_dir.translation.translator import Decoding
+
+# Tokens of the shortest line that is translated: a piece and the end of the sentence.
+_SHORTEST_SOURCE = 2
 
 # What training in one process may do and several processes refuse; decoding has no use for it.
 _ONLY_IN_TRAINING = {
@@ -56,7 +60,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--model-overrides",
-        type=_overrides,
+        type=overrides,
         default={},
         metavar="DICT",
         help="options to change in the checkpoint, such as \"{'moe_eval_capacity_token_fraction': "
@@ -70,20 +74,20 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     add("--beam", type=positive, default=5, help="beam size (default: %(default)s)")
     add(
         "--lenpen",
-        type=float,
+        type=finite_number(least=-10, most=10),
         default=1.0,
         help="length penalty; above 1 favours longer output (default: %(default)s)",
     )
     add(
         "--max-len-a",
-        type=float,
+        type=finite_number(least=0),
         default=0.0,
         metavar="A",
         help="output has at most A x source tokens + B tokens (default: %(default)s)",
     )
     add(
         "--max-len-b",
-        type=int,
+        type=whole_number(),
         default=200,
         metavar="B",
         help="see --max-len-a (default: %(default)s)",
@@ -120,14 +124,6 @@ def add_batching_options(parser: argparse.ArgumentParser) -> None:
     add("--progress", action="store_true", help="report lines and speed on standard error")
 
 
-def positive(text: str) -> int:
-    """A type for argparse: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but is {value}")
-    return value
-
-
 def resolve(args: argparse.Namespace) -> Decoding:
     """Check the options against the checkpoints, and fill in what these say.
 
@@ -136,6 +132,8 @@ def resolve(args: argparse.Namespace) -> Decoding:
     """
     paths = tuple(args.path.split(":"))
     states = [open_checkpoint(path, flag="--path") for path in paths]
+    for state in states:
+        check_overrides(args.model_overrides, state)
     saved = {**task_options(states[0]), **args.model_overrides}
     overrides = {**args.model_overrides, **_languages(args, saved)}
     data = overrides["data"] = _data_folder(args, saved, overrides)
@@ -153,9 +151,11 @@ def resolve(args: argparse.Namespace) -> Decoding:
     on_cpu = args.cpu or not torch.cuda.is_available()
     if args.fp16 and on_cpu:
         raise UserError("--fp16 is very slow on a CPU; use --bf16, or neither")
-    if args.max_len_a <= 0 and args.max_len_b < 1:
+    if int(args.max_len_a * _SHORTEST_SOURCE + args.max_len_b) < 1:
+        least = 1 - int(args.max_len_a * _SHORTEST_SOURCE)
         raise UserError(
-            f"--max-len-b ({args.max_len_b}) must be at least 1, or no output is possible"
+            f"--max-len-a ({args.max_len_a:g}) and --max-len-b ({args.max_len_b}) leave a short "
+            f"line no room for any output; --max-len-b must be at least {least}"
         )
     return Decoding(
         paths=paths,
@@ -169,16 +169,6 @@ def resolve(args: argparse.Namespace) -> Decoding:
         on_cpu=on_cpu,
         spread_experts=args.spread_experts,
     )
-
-
-def _overrides(text: str) -> dict[str, Any]:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be a dictionary in Python's notation, not {text!r}")
-    return value
 
 
 def _languages(args: argparse.Namespace, saved: Mapping[str, Any]) -> dict[str, Any]:

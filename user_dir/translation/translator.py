@@ -166,6 +166,12 @@ def _load_models(decoding: Decoding) -> tuple[list, Any]:
             f"--path ({':'.join(decoding.paths)}) does not fit its options or the dictionaries in "
             f"--data ({decoding.data}): {reason}"
         ) from None
+    except (ArithmeticError, AssertionError, LookupError, TypeError) as error:
+        # fairseq takes the values as they are, and fails wherever it first uses them.
+        raise UserError(
+            f"--path ({':'.join(decoding.paths)}): no model can be built from its options, "
+            f"--model-overrides included ({type(error).__name__}: {error})"
+        ) from None
     return models, task
 
 

@@ -37,6 +37,12 @@ def joined():
     return join_batches(BATCHES, pad_idx=PAD, eos_idx=DICTIONARY.eos())
 
 
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_a_weight_that_no_loss_can_have_is_refused(weight):
+    with pytest.raises(UserError, match="--moe-gate-loss-wt must be 0 or more"):
+        criterion(moe_gate_loss_wt=weight)
+
+
 @pytest.mark.parametrize("combine", ["average", "sum"])
 @pytest.mark.parametrize("sentence_avg", [False, True])
 def test_the_loss_adds_up_over_ranks(combine, sentence_avg):

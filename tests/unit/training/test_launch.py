@@ -71,10 +71,10 @@ def test_a_rank_of_ones_own_is_refused():
         fairseq_arguments(["data", "--distributed-world-size", "3"], place)
 
 
-@pytest.mark.parametrize("value", ["0", "two", "-1"])
+@pytest.mark.parametrize("value", ["0", "two", "-1", "", "²"])
 def test_a_wrong_number_of_processes_is_refused(value, capsys):
     assert main(["--processes", value, "data"]) == 2
-    assert "--processes must be a positive number" in capsys.readouterr().err
+    assert "--processes must be a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_processes_are_not_started_twice(monkeypatch, capsys):

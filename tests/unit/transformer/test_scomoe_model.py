@@ -129,6 +129,10 @@ def test_the_named_orders_of_layers():
         ({"scomoe_type": "sequence"}, "--scomoe-type must be one of none, seq, feat"),
         ({"gate_type": "tanh"}, "--gate-type must be one of softmax, sigmoid"),
         ({"token_cluster": True, "temperature": 0.0}, "--temperature must be positive"),
+        ({"token_cluster": True, "temperature": float("inf")}, "--temperature must be positive"),
+        ({"temperature": float("nan")}, "--temperature must be positive"),
+        ({"capacity_factor": float("inf")}, "--capacity-factor must be 0"),
+        ({"capacity_factor": float("nan")}, "--capacity-factor must be 0"),
         ({"scomoe_inference_routing": "best"}, "--scomoe-inference-routing must be one of"),
     ],
 )

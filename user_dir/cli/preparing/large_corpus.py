@@ -13,6 +13,7 @@ from typing import Any
 
 from user_dir.cli.preparing.prepared_folder import binarise, step
 from user_dir.errors import CorpusError
+from user_dir.option_values import finite_number, positive
 from user_dir.text.corpus import SPLITS, Corpus, side_name, write_language_lists
 from user_dir.text.large.encoding import Limits, TextPair, encode_files, read_counts, write_counts
 from user_dir.text.large.resumable import Facts, Stage, StageLog
@@ -123,10 +124,10 @@ def add_staged_options(
         ("--workers", default_workers(), "processes"),
     ]
     for flag, default, text in numbers:
-        add(flag, type=_positive, default=default, help=f"{text} (default: %(default)s)")
+        add(flag, type=positive, default=default, help=f"{text} (default: %(default)s)")
     add(
         "--character-coverage",
-        type=float,
+        type=finite_number(least=0.98, most=1),
         default=character_coverage,
         help="share of the characters that pieces cover (default: %(default)s)",
     )
@@ -354,10 +355,3 @@ def _remove_work(folder: Folder) -> None:
 def _files(folder: Path, split: str, pair: Pair) -> TextPair:
     source, target = (folder / side_name(split, pair, language) for language in pair.languages)
     return TextPair(source, target)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} must be at least 1")
-    return number

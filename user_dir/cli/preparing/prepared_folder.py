@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from user_dir.option_values import positive
 from user_dir.text.corpus import SPLITS, Corpus, write_language_lists, write_pieces, write_raw
 from user_dir.text.pairs import Pair
 from user_dir.text.subwords import train_subwords
@@ -19,7 +20,7 @@ def add_output_options(
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--vocab-size",
-        type=int,
+        type=positive,
         default=vocab_size,
         help=f"most pieces of the joint sentencepiece BPE (default: {vocab_size_help})",
     )

@@ -31,14 +31,13 @@ class Shares:
     @staticmethod
     def of(ratio1: float, ratio2: float) -> "Shares":
         """Raises `ValueError` that names the flag if a ratio or their sum is not in [0, 1]."""
-        local, node = Fraction(str(ratio1)), Fraction(str(ratio2))
-        for flag, value in ("--ratio1", local), ("--ratio2", node):
-            if not 0 <= value <= 1:
-                nearest = "0" if value < 0 else "1"
+        for flag, value in ("--ratio1", ratio1), ("--ratio2", ratio2):
+            if not 0 <= value <= 1:  # neither is NaN
+                nearest = "1" if value > 1 else "0"
                 raise UserError(
-                    f"{flag} must be a share from 0 to 1, but is {float(value):g}; {nearest} "
-                    "would do"
+                    f"{flag} must be a share from 0 to 1, but is {value:g}; {nearest} would do"
                 )
+        local, node = Fraction(str(ratio1)), Fraction(str(ratio2))
         if local + node > 1:
             raise UserError(
                 f"--ratio1 ({float(local):g}) and --ratio2 ({float(node):g}) add up to more than "

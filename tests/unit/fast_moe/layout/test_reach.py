@@ -40,6 +40,8 @@ def test_quotas_add_up_to_the_tokens(num_tokens, a, b):
         ((-0.1, 0.5), "--ratio1 must be a share from 0 to 1, but is -0.1; 0 would do"),
         ((0.1, 1.5), "--ratio2 must be a share from 0 to 1, but is 1.5; 1 would do"),
         ((0.7, 0.4), "--ratio2 0.3 would do"),
+        ((float("nan"), 0.5), "--ratio1 must be a share from 0 to 1, but is nan"),
+        ((0.2, float("inf")), "--ratio2 must be a share from 0 to 1, but is inf"),
     ],
 )
 def test_wrong_ratios_are_refused_with_what_would_do(ratios, message):
