@@ -1,6 +1,7 @@
 """Output files and folders that appear complete or not at all."""
 
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from user_dir.errors import CorpusError, UserError
+from user_dir.text.leftovers import held_folder, open_held, remove_leftovers
 
 CORPUS_ENTRIES = frozenset({"raw", "spm.model", "spm.vocab", "bin"})
 
@@ -24,16 +26,15 @@ def new_folder(out: str | Path, *, overwrite: bool) -> Iterator[Path]:
     """
     # A link stays a link: what it points to is replaced.
     out = Path(os.path.realpath(out))
+    _finish_replacing(out)
     check_replaceable(out, overwrite=overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(4)
     partial = out.with_name(f".{out.name}.partial-{token}")
-    try:
-        partial.mkdir()
+    _remove_leftovers_of(out)
+    with held_folder(partial):
         yield partial
         _put_in_place(partial, out, retired=out.with_name(f".{out.name}.old-{token}"))
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_replaceable(out: Path, *, overwrite: bool) -> None:
@@ -67,6 +68,16 @@ def _put_in_place(partial: Path, out: Path, *, retired: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
+def _finish_replacing(out: Path) -> None:
+    """Put back what a run had taken aside when it was killed; remove it if the new one is there."""
+    for retired in out.parent.glob(".*"):
+        if re.fullmatch(rf"\.{re.escape(out.name)}\.old-[0-9a-f]{{8}}", retired.name):
+            if out.exists():
+                shutil.rmtree(retired, ignore_errors=True)
+            else:
+                retired.rename(out)
+
+
 @contextmanager
 def whole_file(path: str | Path, *, flag: str) -> Iterator[BinaryIO]:
     """A temporary sibling of `path` to write to; it takes the name at a normal exit.
@@ -80,12 +91,13 @@ def whole_file(path: str | Path, *, flag: str) -> Iterator[BinaryIO]:
     # A link stays a link: what it points to is replaced.
     path = Path(os.path.realpath(path))
     if path.exists() and not _is_plain_file(path, flag):
-        with path.open("wb") as file:
-            yield file
+        with path.open("wb") as plain:
+            yield plain
         return
     partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    _remove_leftovers_of(path)
     try:
-        file = partial.open("xb")
+        file = open_held(partial)
     except OSError as error:
         raise UserError(
             f"{flag} ({path}): no file can be written in {path.parent} ({error.strerror}); "
@@ -100,6 +112,11 @@ def whole_file(path: str | Path, *, flag: str) -> Iterator[BinaryIO]:
     finally:
         with suppress(FileNotFoundError):
             partial.unlink()
+
+
+def _remove_leftovers_of(path: Path) -> None:
+    name = re.compile(rf"\.{re.escape(path.name)}\.partial-[0-9a-f]{{8}}")
+    remove_leftovers(path.parent, name)
 
 
 def write_whole(path: Path, text: str, *, flag: str) -> None:

@@ -5,13 +5,13 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from user_dir.errors import UserError
+from user_dir.text.leftovers import temporary_folder
 
 _GRACE_SECONDS = 5.0
 
@@ -113,7 +113,7 @@ def spawn_local(command: Sequence[str], num_processes: int) -> int:
     When one fails the others are stopped; the exit status is that of the first to fail.
     """
     threads = max(1, (os.cpu_count() or 1) // num_processes)
-    with tempfile.TemporaryDirectory(prefix="scomoe-") as folder:
+    with temporary_folder() as folder:
         shared = {
             **os.environ,
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),

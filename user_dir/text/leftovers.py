@@ -1,0 +1,86 @@
+"""Unfinished files and folders: who works on them holds a lock, which goes with the process.
+
+What a killed run has left behind is therefore known by its name and by nobody holding it, and the
+next run removes it.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+_TEMPORARY = "scomoe-run-"
+# Until the lock is there the name is another one, which nobody looks for.
+_UNHELD = "new."
+
+
+def open_held(path: Path) -> BinaryIO:
+    """Create a file that is held until it is closed."""
+    unheld = path.with_name(_UNHELD + path.name)
+    file = unheld.open("xb")
+    _lock(file.fileno())
+    unheld.rename(path)
+    return file
+
+
+@contextmanager
+def held_folder(path: Path, *, mode: int = 0o777) -> Iterator[None]:
+    """Create a folder that is held meanwhile; at the end what is left of it goes."""
+    unheld = path.with_name(_UNHELD + path.name)
+    unheld.mkdir(mode=mode)
+    descriptor = os.open(unheld, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        unheld.rename(path)
+        yield
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone at the end; one of a killed run goes when the next one begins."""
+    place = Path(tempfile.gettempdir())
+    remove_leftovers(place, re.compile(re.escape(_TEMPORARY) + "[0-9a-f]{16}"))
+    path = place / f"{_TEMPORARY}{os.urandom(8).hex()}"
+    with held_folder(path, mode=0o700):
+        yield path
+
+
+def remove_leftovers(folder: Path, name: re.Pattern[str]) -> None:
+    """Remove the entries of a folder with such a name, all of it, that nobody holds."""
+    try:
+        entries = [entry for entry in os.scandir(folder) if name.fullmatch(entry.name)]
+    except OSError:  # whoever needs the folder will say so
+        return
+    for entry in entries:
+        # Those of other users, and those that somebody else is removing.
+        with suppress(OSError):
+            _remove_unless_held(Path(entry.path))
+
+
+def _remove_unless_held(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        if not _lock(descriptor):
+            return
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another holds it; or a file system without locks, where nothing is removed
+        return False
+    return True
