@@ -1,9 +1,12 @@
 """Fetching files over HTTP so that an interrupted download goes on where it stopped."""
 
+import fcntl
+import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -32,6 +35,44 @@ def fetch(
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
+    with _alone_with(part):
+        if path.exists():  # another run has fetched it meanwhile
+            return False
+        _fetch_part(url, part, attempts=attempts, timeout=timeout, pause=pause)
+        try:
+            check(part)
+        except CorpusError as error:
+            part.unlink()
+            raise CorpusError(f"{url}: {error}") from None
+        part.rename(path)
+    return True
+
+
+@contextmanager
+def _alone_with(part: Path) -> Iterator[None]:
+    """Wait until no other run writes to the file; the lock goes with the process.
+
+    Two runs would append to it in turn.
+    """
+    while True:
+        with part.open("ab") as file:
+            with suppress(OSError):  # some shared file systems know no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                is_same = os.path.samestat(os.fstat(file.fileno()), part.stat())
+            except FileNotFoundError:  # the other run has finished it, or thrown it away
+                is_same = False
+            if is_same:
+                try:
+                    yield
+                finally:
+                    with suppress(FileNotFoundError):
+                        if not part.stat().st_size:
+                            part.unlink()
+                return
+
+
+def _fetch_part(url: str, part: Path, *, attempts: int, timeout: float, pause: float) -> None:
     for attempt in range(1, attempts + 1):
         try:
             _download(url, part, timeout=timeout)
@@ -43,13 +84,6 @@ def fetch(
                     "the same command goes on from there"
                 ) from None
             time.sleep(pause * attempt)
-    try:
-        check(part)
-    except CorpusError as error:
-        part.unlink()
-        raise CorpusError(f"{url}: {error}") from None
-    part.rename(path)
-    return True
 
 
 def _is_final(error: Exception) -> bool:
@@ -68,7 +102,7 @@ def _download(url: str, part: Path, *, timeout: float) -> None:
         # Nothing lies beyond what we have: either all of it arrived, or it is another file's.
         if error.headers.get("Content-Range", "") == f"bytes */{done}":
             return
-        part.unlink()
+        os.truncate(part, 0)  # the file itself stays: it is locked
         response = urllib.request.urlopen(url, timeout=timeout)
     # A server that ignores the range answers 200 and starts from the first byte.
     with response, part.open("ab" if response.status == 206 else "wb") as file:

@@ -1,4 +1,5 @@
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -83,6 +84,28 @@ def test_a_later_call_continues_and_a_complete_file_is_not_fetched_again(home, t
     assert len(home.ranges) == 2
 
 
+def test_two_runs_at_a_time_do_not_write_into_each_other_s_file(home, tmp_path):
+    second_may_start = threading.Event()
+    results = {}
+
+    def check(path):
+        accept(path)
+        second_may_start.set()
+        time.sleep(0.3)  # the second one waits meanwhile
+
+    def first():
+        results["first"] = fetch(home.url, tmp_path / "file", check=check)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert second_may_start.wait(20)
+    results["second"] = get(home, tmp_path / "file")
+    thread.join()
+    assert results == {"first": True, "second": False}
+    assert len(home.ranges) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_server_without_ranges_starts_from_the_first_byte(home, tmp_path):
     home.honours_ranges = False
     (tmp_path / "file.part").write_bytes(CONTENT[:777])
@@ -113,6 +136,7 @@ def test_a_file_that_is_not_there_is_asked_for_once(home, tmp_path):
     with pytest.raises(CorpusError, match="404"):
         fetch(f"{home.url}s", tmp_path / "file", check=accept, pause=0.0)
     assert len(home.ranges) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unreachable_home_is_named(tmp_path):
