@@ -93,6 +93,15 @@ check_evaluation_options() {
   find_checkpoint
   name=$(basename -- "$path" .pt)
   output=${output:-$(dirname -- "$path")/evaluation/$name.$subset}
+  # A name that begins with a dash would be taken for an option.
+  path=$(plain_name "$path") data=$(plain_name "$data") output=$(plain_name "$output")
+}
+
+plain_name() {
+  case $1 in
+    -*) printf './%s\n' "$1" ;;
+    *) printf '%s\n' "$1" ;;
+  esac
 }
 
 # listed_directions: those of the corpus that have such a set, or else, where there are nodes to
@@ -175,20 +184,36 @@ evaluate_on_nodes() {
     bash "$repository/eval_scripts/$script_name.sh" \
     "$@" --directions "$directions"
   mkdir -p -- "$output"
-  for part in "$output".part-*/; do
-    cp -- "$part"settings.json "$part$subset".*-*.* "$output"
+  for ((part = 0; part < count; part++)); do
+    gather_part "$part" "$count"
   done
   evaluate_here "$output" "$directions"
 }
 
-# Every EVALUATION_PARTS-th direction, from the number of this task on.
-evaluate_part() {
-  local -a all share=()
-  local index
-  IFS=, read -ra all <<<"$directions"
-  for ((index = SLURM_PROCID; index < ${#all[@]}; index += EVALUATION_PARTS)); do
-    share+=("${all[index]}")
+# gather_part NUMBER COUNT: copies what a task has translated; nothing else that lies there.
+gather_part() {
+  local from="$output.part-$1" direction
+  local -a share
+  set_share "$1" "$2"
+  for direction in "${share[@]}"; do
+    cp -- "$from/settings.json" "$from/$subset.$direction.${direction#*-}" "$output"
   done
+}
+
+evaluate_part() {
+  local -a share
+  set_share "$SLURM_PROCID" "$EVALUATION_PARTS"
   ((${#share[@]})) || return 0
   evaluate_here "$output.part-$SLURM_PROCID" "$(IFS=, && printf '%s' "${share[*]}")"
+}
+
+# set_share NUMBER COUNT: puts every COUNT-th direction, from NUMBER on, into the array `share`.
+set_share() {
+  local -a all
+  local index
+  IFS=, read -ra all <<<"$directions"
+  share=()
+  for ((index = $1; index < ${#all[@]}; index += $2)); do
+    share+=("${all[index]// /}")
+  done
 }

@@ -16,10 +16,10 @@ from tests.support.commands import ROOT, environment, module, run
 from user_dir.cli import translate
 from user_dir.errors import UserError
 from user_dir.text.subwords import Subwords
+from user_dir.translation.batching import BatchLimits, make_batches
 from user_dir.translation.options import resolve
-from user_dir.translation.sentences import make_batches
 from user_dir.translation.translator import Batch
-from user_dir.translation.workers import translate_in_processes
+from user_dir.translation.workers import translate_with_copies
 
 
 def translate_file(model: Trained, source: Path, *options: str | Path) -> list[str]:
@@ -373,19 +373,19 @@ def test_a_worker_s_error_reaches_the_parent(
     torch.save(state, broken)
     args = translate.get_parser().parse_args(["--path", str(broken), "--cpu"])
     with pytest.raises(UserError, match=r"encoder\.layer_norm\.weight"):
-        list(translate_in_processes(resolve(args), [Batch(["one"])], processes=1))
+        list(translate_with_copies(resolve(args), [Batch(["one"])], processes=1))
 
 
 def test_batches_hold_every_line_once_and_keep_to_their_limits() -> None:
     lines = ["a " * (length - 1) + "a" if length else "" for length in [3, 0, 9, 4, 4, 1, 0, 30]]
-    batches = make_batches(lines, max_tokens=12, batch_size=2)
+    batches = list(make_batches(lines, BatchLimits(max_tokens=12, batch_size=2)))
     assert sorted(index for batch in batches for index in batch) == [0, 2, 3, 4, 5, 7]
     assert [7] in batches  # longer than any batch, and alone
     for batch in batches:
         longest = max(len(lines[index].split()) + 1 for index in batch)
         assert len(batch) == 1 or longest * len(batch) <= 12
         assert len(batch) <= 2
-    equal = make_batches(lines, max_tokens=1000, equal_lengths=True)
+    equal = list(make_batches(lines, BatchLimits(max_tokens=1000, equal_lengths=True)))
     assert [3, 4] in equal
     assert len(equal) == 5
-    assert make_batches(["", ""], max_tokens=10) == []
+    assert list(make_batches(["", ""], BatchLimits(max_tokens=10))) == []

@@ -1,10 +1,13 @@
-"""How a command ends: its exit status, its error and warning sentences."""
+"""How a command ends: its exit status, its error and warning sentences, its standard streams."""
 
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
-from user_dir.errors import CorpusError, UserError
+from user_dir.errors import UserError
 
 
 def run_command(command: str, work: Callable[[], None]) -> int:
@@ -12,14 +15,45 @@ def run_command(command: str, work: Callable[[], None]) -> int:
     # SIGTERM would end Python without cleaning up; as an exception it ends workers and removes
     # unfinished files.
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _prepare_streams()
     try:
         work()
-    except (UserError, CorpusError, OSError) as error:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as of `| head`: whoever reads has what they want
+        return 128 + signal.SIGPIPE
+    except (UserError, OSError) as error:
         print(f"{command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{command}: interrupted; nothing was written", file=sys.stderr)
         return 128 + signal.SIGINT
     finally:
+        _flush_or_discard()
         signal.signal(signal.SIGTERM, previous)
     return 0
+
+
+def _prepare_streams() -> None:
+    """See that nothing lands in a stream that was closed, or fails in one that is ASCII."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The next file to be opened would get its number, and what libraries print.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  print would take None for stdout
+    for stream in sys.stdout, sys.stderr:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush_or_discard() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        # Python would try again at its end, and complain.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

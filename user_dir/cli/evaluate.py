@@ -6,9 +6,10 @@ Writes into --output a translation for each direction (test.en-de.de) and the sc
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from user_dir.cli.command import run_command
 from user_dir.errors import UserError
 from user_dir.text.lines import clean_line
 from user_dir.text.pairs import Pair, parse_directions
+from user_dir.text.scoring.evaluation_folder import SCORES, open_folder
 from user_dir.text.scoring.score_tables import (
     HEADER,
     Group,
-    direction_rows,
+    Row,
+    direction_row,
     language_groups,
     mean_rows,
     resource_groups,
@@ -28,7 +31,6 @@ from user_dir.text.scoring.score_tables import (
 from user_dir.text.scoring.scores import signatures
 from user_dir.text.scoring.tables import format_markdown, format_tsv
 from user_dir.text.scoring.test_sets import (
-    TestSet,
     Translated,
     count_train_pairs,
     read_test_set,
@@ -37,20 +39,20 @@ from user_dir.text.scoring.test_sets import (
 )
 from user_dir.text.subwords import Subwords
 from user_dir.text.whole_output import write_whole
+from user_dir.translation.document import Document
 from user_dir.translation.options import (
     add_batching_options,
     add_model_options,
     add_search_options,
+    batch_limits,
+    checkpoint_paths,
     resolve,
 )
 from user_dir.translation.progress import Progress
-from user_dir.translation.sentences import in_order, make_batches
 from user_dir.translation.translator import Batch, Decoding
 from user_dir.translation.workers import translate_batches
 
 COMMAND = "scomoe-evaluate"
-
-SETTINGS, SCORES = "settings.json", "scores.json"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -100,52 +102,41 @@ def _evaluate(args: argparse.Namespace) -> None:
     args.data = args.data or str(args.corpus / "bin")
     args.source_lang, args.target_lang = directions[0].languages
     decoding = resolve(args)
-    test_sets = [read_test_set(args.corpus, args.subset, one) for one in directions]
-    _open_output(args, decoding)
-    unfinished = [
-        one for one in test_sets if read_translated(args.output, args.subset, one) is None
-    ]
-    if len(unfinished) < len(test_sets):
-        print(f"{len(test_sets) - len(unfinished)} of {len(test_sets)} directions are done already")
+    for one in directions:  # one at a time: there may be a thousand
+        read_test_set(args.corpus, args.subset, one)
+    open_folder(args.output, _settings(args, decoding), overwrite=args.overwrite)
+    unfinished = [one for one in directions if _read(args, one) is None]
+    if len(unfinished) < len(directions):
+        finished = len(directions) - len(unfinished)
+        print(f"{finished} of {len(directions)} directions are done already")
     _translate(unfinished, args, decoding)
-    translated = [read_translated(args.output, args.subset, one) for one in test_sets]
-    _write_scores([one for one in translated if one is not None], args)
+    _write_scores([_score(args, one) for one in directions], args)
+
+
+def _read(args: argparse.Namespace, direction: Pair) -> Translated | None:
+    test_set = read_test_set(args.corpus, args.subset, direction)
+    return read_translated(args.output, args.subset, test_set)
+
+
+def _score(args: argparse.Namespace, direction: Pair) -> Row:
+    translated = _read(args, direction)
+    if translated is None:
+        name = translation_name(args.subset, direction)
+        raise UserError(f"--output ({args.output}): {name} is gone; the same command goes on")
+    return direction_row(translated)
 
 
 def _directions(args: argparse.Namespace) -> list[Pair]:
-    options = task_options(open_checkpoint(args.path.split(":")[0], flag="--path"))
+    options = task_options(open_checkpoint(checkpoint_paths(args.path)[0], flag="--path"))
     trained = options.get("lang_pairs") or f"{options['source_lang']}-{options['target_lang']}"
     if not isinstance(trained, str):
         trained = ",".join(trained)
-    if Path(trained).is_file():  # as --lang-pairs may name
+    if os.path.isfile(trained):  # as --lang-pairs may name; a list may be too long for Path
         trained = Path(trained).read_text(encoding="utf-8").strip()
     directions = parse_directions(args.directions or trained, flag="--directions")
     if options.get("lang_pairs") is None and [str(one) for one in directions] != [trained]:
         raise UserError(f"--directions {args.directions}: the checkpoint translates {trained} only")
     return directions
-
-
-def _open_output(args: argparse.Namespace, decoding: Decoding) -> None:
-    """Make the folder, or see that what it holds was made with the same settings."""
-    settings = _settings(args, decoding)
-    path = args.output / SETTINGS
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        if changed and not args.overwrite:
-            raise UserError(
-                f"--output ({args.output}) holds translations with other settings "
-                f"({', '.join(changed)} changed); name another folder, or add --overwrite"
-            )
-        if changed:
-            for old in args.output.glob(f"{args.subset}.*-*.*"):
-                old.unlink()
-    elif args.output.exists() and any(args.output.iterdir()):
-        raise UserError(
-            f"--output ({args.output}) exists and holds something else; name another folder"
-        )
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(settings, indent=2) + "\n", flag="--output")
 
 
 def _settings(args: argparse.Namespace, decoding: Decoding) -> dict[str, Any]:
@@ -165,60 +156,63 @@ def _settings(args: argparse.Namespace, decoding: Decoding) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A batch and where its lines come from."""
-
-    test_set: TestSet
-    indices: list[int]
-    batch: Batch
-
-
-def _translate(test_sets: Sequence[TestSet], args: argparse.Namespace, decoding: Decoding) -> None:
+def _translate(directions: Sequence[Pair], args: argparse.Namespace, decoding: Decoding) -> None:
     """Translate the test sets one after the other; each is written once it is complete."""
-    if not test_sets:
+    if not directions:
         return
-    subwords = Subwords((args.corpus / "spm.model").read_bytes())
-    jobs = [job for one in test_sets for job in _jobs(one, subwords, args)]
-    missing = {one.direction: len(one.sources) for one in test_sets}
-    done: dict[Pair, dict[int, str]] = {one.direction: {} for one in test_sets}
-    progress = Progress(COMMAND, sum(missing.values()), is_on=args.progress)
-    results = translate_batches(decoding, [job.batch for job in jobs], processes=args.processes)
-    for number, translations in results:
-        job = jobs[number]
-        direction = job.test_set.direction
-        texts = [clean_line(subwords.decode(one.pieces)) for one in translations]
-        done[direction].update(zip(job.indices, texts, strict=True))
+    subwords = _load_subwords(args.corpus)
+    num_lines = sum(_num_lines(args, one) for one in directions)
+    progress = Progress(COMMAND, num_lines, is_on=args.progress)
+    sent: dict[int, tuple[Document, list[int]]] = {}
+
+    def batches() -> Iterator[Batch]:
+        numbers = count()
+        for direction in directions:
+            sources = read_test_set(args.corpus, args.subset, direction).sources
+            document = Document(subwords.encode(sources), direction=direction)
+            if not document.num_waiting:
+                _write(document, args)
+            for indices, batch in document.batches(batch_limits(args)):
+                number = next(numbers)
+                sent[number] = document, indices
+                yield batch
+
+    for number, translations in translate_batches(decoding, batches(), processes=args.processes):
+        document, indices = sent.pop(number)
+        document.put(indices, [clean_line(subwords.decode(one.pieces)) for one in translations])
         progress.add(translations)
-        if len(done[direction]) == missing[direction]:
-            lines = in_order(done.pop(direction), job.test_set.sources)
-            path = args.output / translation_name(args.subset, direction)
-            write_whole(path, "".join(f"{line}\n" for line in lines), flag="--output")
+        if not document.num_waiting:
+            _write(document, args)
     progress.finish()
     print(
-        f"translated {progress.done} lines of {len(test_sets)} direction(s) in "
+        f"translated {num_lines} lines of {len(directions)} direction(s) in "
         f"{progress.seconds:.1f} s ({progress.pieces / progress.seconds:.0f} tokens/s)"
     )
 
 
-def _jobs(test_set: TestSet, subwords: Subwords, args: argparse.Namespace) -> list[_Job]:
-    sources = subwords.encode(test_set.sources)
-    batches = make_batches(
-        sources,
-        max_tokens=args.max_tokens,
-        batch_size=args.batch_size,
-        equal_lengths=args.max_len_a > 0,
-        processes=args.processes,
-    )
-    return [
-        _Job(test_set, indices, Batch([sources[index] for index in indices], test_set.direction))
-        for indices in batches
-    ]
+def _load_subwords(corpus: Path) -> Subwords:
+    path = corpus / "spm.model"
+    try:
+        return Subwords(path.read_bytes())
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no sentencepiece model"
+        raise UserError(
+            f"--corpus ({corpus}): spm.model cannot be read ({reason}); prepare the corpus again"
+        ) from None
 
 
-def _write_scores(translated: Sequence[Translated], args: argparse.Namespace) -> None:
-    rows = direction_rows(translated)
-    means = mean_rows(rows, [*language_groups(args.pivot), *_resource_groups(translated, args)])
+def _num_lines(args: argparse.Namespace, direction: Pair) -> int:
+    return len(read_test_set(args.corpus, args.subset, direction).sources)
+
+
+def _write(document: Document, args: argparse.Namespace) -> None:
+    assert document.direction is not None
+    path = args.output / translation_name(args.subset, document.direction)
+    write_whole(path, "".join(f"{line}\n" for line in document.translated()), flag="--output")
+
+
+def _write_scores(rows: Sequence[Row], args: argparse.Namespace) -> None:
+    means = mean_rows(rows, [*language_groups(args.pivot), *_resource_groups(rows, args)])
     cells = [row.cells() for row in [*rows, *means]]
     record = {
         "signatures": signatures(),
@@ -236,8 +230,8 @@ def _write_scores(translated: Sequence[Translated], args: argparse.Namespace) ->
     print(f"wrote {args.output}: translations, scores.md, scores.tsv, {SCORES}")
 
 
-def _resource_groups(translated: Sequence[Translated], args: argparse.Namespace) -> list[Group]:
-    directions = [one.test_set.direction for one in translated]
+def _resource_groups(rows: Sequence[Row], args: argparse.Namespace) -> list[Group]:
+    directions = [Pair(*row.name.split("-")) for row in rows]
     counts = {one: count_train_pairs(args.corpus, one) for one in directions}
     known = {one: count for one, count in counts.items() if count is not None}
     return resource_groups(known) if len(known) == len(counts) else []

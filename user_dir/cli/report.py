@@ -1,16 +1,14 @@
 """Show examples and scores of an evaluation, and the speed of the training before it."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from user_dir.cli.command import run_command
-from user_dir.cli.evaluate import SETTINGS
 from user_dir.errors import CorpusError, UserError
 from user_dir.option_values import count
-from user_dir.text.pairs import Pair
+from user_dir.text.scoring.evaluation_folder import SETTINGS, read_settings, translations_in
 from user_dir.text.scoring.score_tables import HEADER, language_groups, pooled_rows
 from user_dir.text.scoring.scores import signatures
 from user_dir.text.scoring.tables import format_table
@@ -52,27 +50,32 @@ def _report(args: argparse.Namespace) -> None:
     if args.train_log is not None:
         log = read_train_log(args.train_log)
         print(
-            f"training: {log.updates} updates in {log.wall_seconds:.0f} s, "
-            f"{log.tokens_per_second:.0f} tokens/s"
+            f"training: {log.updates} updates in {_rounded(log.wall_seconds)} s, "
+            f"{_rounded(log.tokens_per_second)} tokens/s"
         )
+
+
+def _rounded(value: float | None) -> str:
+    return "?" if value is None else f"{value:.0f}"
 
 
 def _read_evaluation(folder: Path) -> list[Translated]:
     """The directions whose translation is complete, by name."""
-    path = folder / SETTINGS
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        corpus, subset = Path(settings["corpus"]), settings["subset"]
-    except (OSError, ValueError, KeyError):
+    settings = read_settings(folder, flag="--evaluation")
+    if settings is None:
         raise UserError(
             f"--evaluation ({folder}) holds no {SETTINGS}; name a folder that scomoe-evaluate wrote"
-        ) from None
+        )
+    corpus, subset = Path(settings["corpus"]), settings["subset"]
     found = []
-    for path in sorted(folder.glob(f"{subset}.*-*.*")):
-        test_set = read_test_set(corpus, subset, Pair(*path.name.split(".")[1].split("-")))
-        one = read_translated(folder, subset, test_set)
+    for direction in translations_in(folder, corpus, subset):
+        one = read_translated(folder, subset, read_test_set(corpus, subset, direction))
         if one is not None:
             found.append(one)
+    if not found and not (corpus / "raw").is_dir():
+        raise CorpusError(
+            f"--evaluation ({folder}): the corpus that it is scored against ({corpus}) is not there"
+        )
     if not found:
         raise CorpusError(f"--evaluation ({folder}) holds no translation; evaluate it to the end")
     return found

@@ -2,26 +2,33 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from user_dir.cli.command import run_command
 from user_dir.errors import UserError
 from user_dir.text.lines import clean_line
 from user_dir.text.subwords import Subwords
 from user_dir.text.whole_output import whole_file
+from user_dir.translation.document import Document
+from user_dir.translation.input_lines import read_input
 from user_dir.translation.options import (
     add_batching_options,
     add_model_options,
     add_search_options,
+    batch_limits,
     resolve,
 )
 from user_dir.translation.progress import Progress
-from user_dir.translation.sentences import in_order, make_batches, read_sentences
 from user_dir.translation.translator import Batch, Decoding, Translation
 from user_dir.translation.workers import translate_batches
 
 COMMAND = "scomoe-translate"
+
+# All at once, the ids of all pieces would be in memory.
+_ENCODED_AT_ONCE = 10_000
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -57,14 +64,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _translate(args: argparse.Namespace) -> None:
     decoding = resolve(args)
     subwords = None if args.pre_tokenized else _load_subwords(args, decoding)
-    lines = read_sentences(_file(args.input))
-    if _file(args.output) is None:
-        output = _translate_lines(lines, args, decoding, subwords)
-        sys.stdout.buffer.write(output)
+    output = _file(args.output)
+    if output is None and sys.stdout is None:
+        raise UserError("standard output is closed; name a file with --output")
+    lines = read_input(_file(args.input))
+    if output is None:
+        translated = _translate_lines(lines, args, decoding, subwords)
+        _write(translated, sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
-    with whole_file(args.output, flag="--output") as file:
-        file.write(_translate_lines(lines, args, decoding, subwords))
+    with whole_file(output, flag="--output") as file:
+        _write(_translate_lines(lines, args, decoding, subwords), file)
+
+
+def _write(lines: list[str], file: BinaryIO) -> None:
+    file.writelines(f"{line}\n".encode() for line in lines)
 
 
 def _file(name: str | None) -> Path | None:
@@ -88,47 +102,57 @@ def _load_subwords(args: argparse.Namespace, decoding: Decoding) -> Subwords:
 
 def _translate_lines(
     lines: list[str], args: argparse.Namespace, decoding: Decoding, subwords: Subwords | None
-) -> bytes:
-    """The output file's content: as many lines as there are in the input."""
-    sources = subwords.encode(lines) if subwords else lines
-    batches = make_batches(
-        sources,
-        max_tokens=args.max_tokens,
-        batch_size=args.batch_size,
-        # The limit counts the padded source, so a translation would depend on its batch.
-        equal_lengths=args.max_len_a > 0,
-        processes=args.processes,
-    )
-    progress = Progress(COMMAND, sum(map(len, batches)), is_on=args.progress)
-    translations: dict[int, Translation] = {}
-    batched = [Batch([sources[index] for index in batch]) for batch in batches]
-    for number, results in translate_batches(decoding, batched, processes=args.processes):
-        translations.update(zip(batches[number], results, strict=True))
-        progress.add(results)
+) -> list[str]:
+    """The same list, in which every line has become its translation."""
+    if subwords:
+        for start in range(0, len(lines), _ENCODED_AT_ONCE):
+            part = slice(start, start + _ENCODED_AT_ONCE)
+            lines[part] = subwords.encode(lines[part])
+    document = Document(lines)
+    progress = Progress(COMMAND, document.num_waiting, is_on=args.progress)
+    cut = _CutLines()
+    sent: dict[int, list[int]] = {}
+
+    def batches() -> Iterator[Batch]:
+        for number, (indices, batch) in enumerate(document.batches(batch_limits(args))):
+            sent[number] = indices
+            yield batch
+
+    for number, translations in translate_batches(decoding, batches(), processes=args.processes):
+        indices = sent.pop(number)
+        cut.add(indices, translations)
+        pieces = [one.pieces for one in translations]
+        texts = [clean_line(subwords.decode(one) if subwords else one) for one in pieces]
+        document.put(indices, texts)
+        progress.add(translations)
     progress.finish()
-    _warn_of_truncation(translations, decoding)
-    texts = {
-        index: clean_line(subwords.decode(translation.pieces) if subwords else translation.pieces)
-        for index, translation in translations.items()
-    }
-    output = "".join(f"{text}\n" for text in in_order(texts, sources)).encode()
-    num_written = output.count(b"\n")
-    if num_written != len(lines):
-        raise UserError(
-            f"{len(lines)} lines came in, but {num_written} would go out; nothing was written. "
-            "Please report this"
-        )
-    return output
+    cut.warn()
+    return document.translated()
 
 
-def _warn_of_truncation(translations: dict[int, Translation], decoding: Decoding) -> None:
-    cut = [index + 1 for index in sorted(translations) if translations[index].was_truncated]
-    if cut:
-        print(
-            f"{COMMAND}: warning: {len(cut)} of the lines were longer than the model's longest "
-            f"input and only their beginning was translated; the first of them is line {cut[0]}",
-            file=sys.stderr,
-        )
+@dataclass
+class _CutLines:
+    """The lines of which only the beginning was translated."""
+
+    count: int = 0
+    first: int = sys.maxsize
+
+    def add(self, indices: Sequence[int], translations: Sequence[Translation]) -> None:
+        """Count those of a batch."""
+        for index, translation in zip(indices, translations, strict=True):
+            if translation.was_truncated:
+                self.count += 1
+                self.first = min(self.first, index)
+
+    def warn(self) -> None:
+        """Tell the user of them, if there are any."""
+        if self.count:
+            print(
+                f"{COMMAND}: warning: {self.count} of the lines were longer than the model's "
+                "longest input and only their beginning was translated; the first of them is line "
+                f"{self.first + 1}",
+                file=sys.stderr,
+            )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The options of `scomoe-translate`, and what they resolve to for a given checkpoint."""
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from user_dir.checkpoints.files import open_checkpoint, task_options
 from user_dir.errors import UserError
 from user_dir.option_values import finite_number, positive, whole_number
+from user_dir.translation.batching import BatchLimits
 from user_dir.translation.overrides import check_overrides, overrides
 from user_dir.translation.translator import Decoding
 
@@ -124,13 +126,36 @@ def add_batching_options(parser: argparse.ArgumentParser) -> None:
     add("--progress", action="store_true", help="report lines and speed on standard error")
 
 
+def batch_limits(args: argparse.Namespace) -> BatchLimits:
+    """What the batches may hold."""
+    return BatchLimits(
+        max_tokens=args.max_tokens,
+        batch_size=args.batch_size,
+        # The limit counts the padded source, so a translation would depend on its batch.
+        equal_lengths=args.max_len_a > 0,
+        processes=args.processes,
+    )
+
+
+def checkpoint_paths(text: str) -> tuple[str, ...]:
+    """The files that --path names: an existing one by its whole name, colons included."""
+    parts = text.split(":")
+    paths = []
+    while parts:
+        ends = range(len(parts), 0, -1)
+        end = next((end for end in ends if os.path.isfile(":".join(parts[:end]))), 1)
+        paths.append(":".join(parts[:end]))
+        del parts[:end]
+    return tuple(paths)
+
+
 def resolve(args: argparse.Namespace) -> Decoding:
     """Check the options against the checkpoints, and fill in what these say.
 
     Raises:
         UserError: something is missing or contradicts; the message names the flag.
     """
-    paths = tuple(args.path.split(":"))
+    paths = checkpoint_paths(args.path)
     states = [open_checkpoint(path, flag="--path") for path in paths]
     for state in states:
         check_overrides(args.model_overrides, state)
@@ -197,7 +222,7 @@ def _data_folder(
     data = args.data or saved.get("data")
     if not data:
         raise UserError("--data is needed: the checkpoint names no folder with dictionaries")
-    first = data if args.data else data.split(":")[0]
+    first = data if args.data or os.path.isdir(data) else data.split(":")[0]
     whose = f"--data ({first})" if args.data else f"the checkpoint's data folder ({first})"
     cure = "; name the folder with the dictionaries it was trained with (--data)"
     if not Path(first).is_dir():

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ def overrides(text: str) -> dict[str, Any]:
     """A type for argparse: a dictionary in Python's notation, with names as keys."""
     try:
         value = ast.literal_eval(text)
+        json.dumps(value)  # no sets, no bytes: no option has such a value
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):

@@ -1,14 +1,17 @@
 """Translating batches of lines in pieces, with fairseq's beam search."""
 
 import logging
+import os
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from user_dir.errors import UserError
+from user_dir.text.leftovers import temporary_folder
 from user_dir.text.pairs import Pair
 
 
@@ -90,7 +93,7 @@ class Translator:
         from fairseq import utils
 
         lines = batch.lines
-        self._turn_to(batch.direction)
+        self._set_direction(batch.direction)
         tokens, was_truncated = self._encode(lines)
         dataset = self.task.build_dataset_for_inference(tokens, [len(t) for t in tokens])
         sample = dataset.collater([dataset[index] for index in range(len(tokens))])
@@ -105,7 +108,7 @@ class Translator:
 
     def take_part(self, direction: Pair | None) -> None:
         """Take part in the translation of a batch that another process has (spread experts)."""
-        self._turn_to(direction)
+        self._set_direction(direction)
         nothing = torch.empty(0, 1, dtype=torch.int64, device=self.device)
         sample = {
             "id": nothing[:, 0],
@@ -113,7 +116,7 @@ class Translator:
         }
         self.task.inference_step(self.generator, self.models, sample)
 
-    def _turn_to(self, direction: Pair | None) -> None:
+    def _set_direction(self, direction: Pair | None) -> None:
         """Let the multilingual task translate in another direction from now on."""
         if direction is None or direction == self.direction:
             return
@@ -157,9 +160,10 @@ def _load_models(decoding: Decoding) -> tuple[list, Any]:
     from fairseq import checkpoint_utils
 
     try:
-        models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-            decoding.paths, arg_overrides=dict(decoding.overrides)
-        )
+        with _name_without_colon(decoding.data) as data:
+            models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+                decoding.paths, arg_overrides={**decoding.overrides, "data": data}
+            )
     except RuntimeError as error:  # of load_state_dict, a line for each tensor
         reason = " ".join(" ".join(str(error).splitlines()[:3]).split())
         raise UserError(
@@ -173,6 +177,18 @@ def _load_models(decoding: Decoding) -> tuple[list, Any]:
             f"--model-overrides included ({type(error).__name__}: {error})"
         ) from None
     return models, task
+
+
+@contextmanager
+def _name_without_colon(folder: str) -> Iterator[str]:
+    """Another name of the folder where it has one; fairseq would take it for several."""
+    if ":" not in folder:
+        yield folder
+        return
+    with temporary_folder() as place:
+        link = place / "data"
+        link.symlink_to(os.path.abspath(folder))
+        yield str(link)
 
 
 def _check_spread(models: list, task: Any) -> None:

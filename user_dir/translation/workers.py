@@ -1,4 +1,4 @@
-"""Several local processes that translate batches, each with its own copy of the models.
+"""Several local processes that translate batches: copies of the models, or shares of their experts.
 
 The parent hands a batch to whoever is idle. It ends all workers when one fails, and a worker
 ends when the parent is gone.
@@ -6,9 +6,9 @@ ends when the parent is gone.
 
 import multiprocessing
 import signal
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from user_dir.errors import UserError
+from user_dir.text.leftovers import temporary_folder
 from user_dir.translation.translator import Batch, Decoding, Translation, Translator
 
 _GRACE_SECONDS = 5.0
@@ -30,24 +31,39 @@ class _Worker:
     batch: int | None = None  # the index of what it translates; None while it loads the models
 
 
+@dataclass(frozen=True)
+class _Peers:
+    """How a worker finds those that it shares the experts with."""
+
+    init_method: str
+    rank: int
+    count: int
+
+
 def translate_batches(
-    decoding: Decoding, batches: Sequence[Batch], *, processes: int
+    decoding: Decoding, batches: Iterable[Batch], *, processes: int
 ) -> Iterator[tuple[int, list[Translation]]]:
-    """Yield (index of a batch, its translations), here or in several processes, in any order."""
-    if decoding.spread_experts and batches:
-        yield from translate_in_step(decoding, batches, processes=processes)
+    """Yield (index of a batch, its translations), here or in several processes, in any order.
+
+    A batch is drawn when somebody is free to translate it.
+    """
+    batches = iter(batches)
+    first = list(islice(batches, processes))
+    batches = chain(first, batches)
+    if not first:
         return
-    processes = min(processes, len(batches))
-    if processes > 1:
-        yield from translate_in_processes(decoding, batches, processes=processes)
-    elif batches:
+    if decoding.spread_experts:
+        yield from translate_with_spread_experts(decoding, batches, processes=processes)
+    elif len(first) > 1:
+        yield from translate_with_copies(decoding, batches, processes=len(first))
+    else:
         translator = Translator(decoding)
         for number, batch in enumerate(batches):
             yield number, translator.translate(batch)
 
 
-def translate_in_processes(
-    decoding: Decoding, batches: Sequence[Batch], *, processes: int
+def translate_with_copies(
+    decoding: Decoding, batches: Iterable[Batch], *, processes: int
 ) -> Iterator[tuple[int, list[Translation]]]:
     """Yield (index of a batch, its translations) as they come; ends all workers at the end.
 
@@ -58,14 +74,14 @@ def translate_in_processes(
     workers: list[_Worker] = []
     try:
         for index in range(processes):
-            workers.append(_start(_work, (decoding, index, threads)))
+            workers.append(_start(_serve_with_copy, (decoding, index, threads)))
         yield from _share_out(workers, batches)
     finally:
         _end(workers)
 
 
-def translate_in_step(
-    decoding: Decoding, batches: Sequence[Batch], *, processes: int
+def translate_with_spread_experts(
+    decoding: Decoding, batches: Iterable[Batch], *, processes: int
 ) -> Iterator[tuple[int, list[Translation]]]:
     """Yield (index of a batch, its translations) from processes that share the experts.
 
@@ -76,23 +92,17 @@ def translate_in_step(
     """
     threads = max(1, torch.get_num_threads() // processes)
     workers: list[_Worker] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         try:
             for index in range(processes):
-                place = (f"{folder}/rendezvous", index, processes)
-                arguments = (decoding, index, threads, place, tuple(batches))
-                workers.append(_start(_work_in_step, arguments))
-            by_connection = {worker.connection: worker for worker in workers}
-            finished = 0
-            while finished < len(batches):
-                for connection in wait(list(by_connection)):
-                    assert isinstance(connection, Connection)
-                    worker = by_connection[connection]
-                    # Everyone is heard, so that nobody's death is waited for in vain.
-                    translations = _receive(worker, workers)
-                    if worker is workers[0]:
-                        yield finished, translations
-                        finished += 1
+                peers = _Peers(f"file://{folder}/rendezvous", index, processes)
+                workers.append(_start(_serve_with_share, (decoding, index, threads, peers)))
+            _wait_for_first(workers)  # until it is ready
+            for number, batch in enumerate(batches):
+                _send(workers[0], batch, workers)
+                for worker in workers[1:]:
+                    _send(worker, Batch((), batch.direction), workers)
+                yield number, _wait_for_first(workers)
         finally:
             _end(workers)
 
@@ -108,9 +118,9 @@ def _start(work: Callable[..., None], arguments: tuple) -> _Worker:
 
 
 def _share_out(
-    workers: list[_Worker], batches: Sequence[Batch]
+    workers: list[_Worker], batches: Iterable[Batch]
 ) -> Iterator[tuple[int, list[Translation]]]:
-    unsent = iter(range(len(batches)))
+    unsent = enumerate(batches)
     by_connection = {worker.connection: worker for worker in workers}
     while by_connection:
         for connection in wait(list(by_connection)):
@@ -118,13 +128,25 @@ def _share_out(
             worker = by_connection[connection]
             translations = _receive(worker, workers)
             finished = worker.batch
-            worker.batch = next(unsent, None)
-            if worker.batch is None:
+            worker.batch, batch = next(unsent, (None, None))
+            if batch is None:
                 del by_connection[connection]
             else:
-                _send(worker, batches[worker.batch], workers)
+                _send(worker, batch, workers)
             if finished is not None:
                 yield finished, translations
+
+
+def _wait_for_first(workers: list[_Worker]) -> list[Translation]:
+    """What the first worker sends; everyone is heard, so that nobody's death goes unnoticed."""
+    by_connection = {worker.connection: worker for worker in workers}
+    while True:
+        for connection in wait(list(by_connection)):
+            assert isinstance(connection, Connection)
+            worker = by_connection[connection]
+            message = _receive(worker, workers)
+            if worker is workers[0]:
+                return message
 
 
 def _receive(worker: _Worker, workers: list[_Worker]) -> list[Translation]:
@@ -169,7 +191,7 @@ def _end(workers: list[_Worker]) -> None:
             worker.process.join()
 
 
-def _work(connection: Connection, decoding: Decoding, index: int, threads: int) -> None:
+def _serve_with_copy(connection: Connection, decoding: Decoding, index: int, threads: int) -> None:
     """A worker's life: load, say so, then answer batches until the parent goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends us
     torch.set_num_threads(threads)
@@ -184,32 +206,28 @@ def _work(connection: Connection, decoding: Decoding, index: int, threads: int) 
         return
 
 
-def _work_in_step(
-    connection: Connection,
-    decoding: Decoding,
-    index: int,
-    threads: int,
-    place: tuple[str, int, int],
-    batches: Sequence[Batch],
+def _serve_with_share(
+    connection: Connection, decoding: Decoding, index: int, threads: int, peers: _Peers
 ) -> None:
     """The life of a worker that holds a share of the experts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    rendezvous, rank, count = place
     try:
         dist.init_process_group(
             "gloo" if decoding.on_cpu else "nccl",
-            init_method=f"file://{rendezvous}",
-            rank=rank,
-            world_size=count,
+            init_method=peers.init_method,
+            rank=peers.rank,
+            world_size=peers.count,
         )
         translator = Translator(decoding, device_index=index)
-        for batch in batches:
-            if rank > 0:
-                translator.take_part(batch.direction)
-            else:
+        if peers.rank == 0:
+            connection.send([])
+        while True:
+            batch = connection.recv()
+            if peers.rank == 0:
                 connection.send(translator.translate(batch))
-        connection.recv()  # the parent closes it when it has everything
+            else:
+                translator.take_part(batch.direction)
     except UserError as error:
         connection.send(error)
     except (EOFError, ConnectionError):

@@ -44,9 +44,9 @@ class Row:
         return {"name": self.name, "directions": self.directions, **asdict(self.scores)}
 
 
-def direction_rows(translated: Sequence[Translated]) -> list[Row]:
-    """A row for each direction, in the order given."""
-    return [Row(str(one.test_set.direction), 1, _pooled([one])) for one in translated]
+def direction_row(translated: Translated) -> Row:
+    """The scores of one direction, under its name."""
+    return Row(str(translated.test_set.direction), 1, _pooled([translated]))
 
 
 def language_groups(pivot: str) -> list[Group]:

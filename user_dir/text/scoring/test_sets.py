@@ -5,8 +5,8 @@ from pathlib import Path
 
 from user_dir.errors import CorpusError
 from user_dir.text.corpus import side_name
-from user_dir.text.lines import read_parallel
-from user_dir.text.pairs import Pair
+from user_dir.text.lines import clean_line, read_parallel
+from user_dir.text.pairs import Pair, parse_directions
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,20 @@ def read_test_set(corpus: Path, subset: str, direction: Pair) -> TestSet:
     )
 
 
+def directions_of(corpus: Path, subset: str) -> list[Pair]:
+    """Every direction that a prepared corpus has such a set for, by the names of its raw text."""
+    raw = corpus / "raw"
+    found: dict[Pair, None] = {}
+    for path in raw.iterdir() if raw.is_dir() else ():
+        try:
+            (stored,) = parse_directions(path.name.split(".")[1])
+        except (IndexError, CorpusError):
+            continue
+        if path.name == side_name(subset, stored, stored.source):
+            found.update({stored: None, stored.reversed(): None})
+    return list(found)
+
+
 def count_train_pairs(corpus: Path, direction: Pair) -> int | None:
     """The training pairs of a direction, by the lines of the raw text; None where it is gone."""
     for stored in direction, direction.reversed():
@@ -62,16 +76,30 @@ def translation_name(subset: str, direction: Pair) -> str:
 def read_translated(folder: Path, subset: str, test_set: TestSet) -> Translated | None:
     """Read one direction's translation; None if there is none yet.
 
-    Raises `CorpusError` if it has another number of lines than the test set.
+    Raises `CorpusError` if it is no UTF-8 or has another number of lines than the test set.
     """
     path = folder / translation_name(subset, test_set.direction)
     if not path.exists():
         return None
     # A translation may be empty, and only a line feed ends it.
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    raw_lines = path.read_bytes().split(b"\n")
+    if raw_lines[-1] == b"":  # what follows the last line's end is not a line
+        raw_lines.pop()
+    lines = [_decode(raw, path, number) for number, raw in enumerate(raw_lines, start=1)]
     if len(lines) != len(test_set.references):
         raise CorpusError(
             f"{path} has {len(lines)} lines, but the {subset} set of {test_set.direction} has "
             f"{len(test_set.references)}; remove the file to translate it anew"
         )
     return Translated(test_set, lines)
+
+
+def _decode(raw: bytes, path: Path, number: int) -> str:
+    try:
+        # Another program may have put a carriage return or a second space into it.
+        return clean_line(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{path}, line {number}: not valid UTF-8 (byte 0x{raw[error.start]:02x}); remove the "
+            "file to translate it anew"
+        ) from None

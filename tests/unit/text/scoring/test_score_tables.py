@@ -6,7 +6,7 @@ import pytest
 
 from user_dir.text.pairs import Pair
 from user_dir.text.scoring.score_tables import (
-    direction_rows,
+    direction_row,
     language_groups,
     mean_rows,
     pooled_rows,
@@ -34,7 +34,7 @@ def test_classes_of_resource_are_those_of_opus_100():
 def test_means_weigh_directions_and_pools_weigh_lines():
     perfect = translated("en-de", SENTENCES[:1])
     wrong = translated("de-en", ["nothing", "of it is", "right"])
-    rows = direction_rows([perfect, wrong])
+    rows = [direction_row(perfect), direction_row(wrong)]
     assert [row.name for row in rows] == ["en-de", "de-en"]
     assert rows[0].scores.bleu == pytest.approx(100)
     (mean,) = mean_rows(rows, language_groups("en")[2:])
