@@ -20,13 +20,13 @@ from user_dir.text.lines import clean_line
 from user_dir.text.pairs import Pair, parse_directions
 from user_dir.text.scoring.evaluation_folder import SCORES, open_folder
 from user_dir.text.scoring.score_tables import (
-    HEADER,
     Group,
     Row,
     direction_row,
     language_groups,
     mean_rows,
     resource_groups,
+    score_table,
 )
 from user_dir.text.scoring.scores import signatures
 from user_dir.text.scoring.tables import format_markdown, format_tsv
@@ -82,6 +82,11 @@ def get_parser() -> argparse.ArgumentParser:
         help="means are over directions from and into this language (default: %(default)s)",
     )
     add(
+        "--spbleu",
+        action="store_true",
+        help="BLEU by the pieces of FLORES-200 as well, comparable between languages",
+    )
+    add(
         "--overwrite",
         action="store_true",
         help="translate anew what --output holds of another checkpoint or other options",
@@ -123,7 +128,7 @@ def _score(args: argparse.Namespace, direction: Pair) -> Row:
     if translated is None:
         name = translation_name(args.subset, direction)
         raise UserError(f"--output ({args.output}): {name} is gone; the same command goes on")
-    return direction_row(translated)
+    return direction_row(translated, spbleu=args.spbleu)
 
 
 def _directions(args: argparse.Namespace) -> list[Pair]:
@@ -213,17 +218,18 @@ def _write(document: Document, args: argparse.Namespace) -> None:
 
 def _write_scores(rows: Sequence[Row], args: argparse.Namespace) -> None:
     means = mean_rows(rows, [*language_groups(args.pivot), *_resource_groups(rows, args)])
-    cells = [row.cells() for row in [*rows, *means]]
+    header, cells = score_table([*rows, *means])
+    by_metric = signatures([row.name.split("-")[1] for row in rows], spbleu=args.spbleu)
     record = {
-        "signatures": signatures(),
+        "signatures": by_metric,
         "directions": [row.record() for row in rows],
         "means": [row.record() for row in means],
     }
-    notes = "".join(f"\n{name}: {text}" for name, text in signatures().items())
-    markdown = format_markdown(HEADER, cells)
+    notes = "".join(f"\n{name}: {text}" for name, text in by_metric.items())
+    markdown = format_markdown(header, cells)
     for name, text in (
         ("scores.md", f"{markdown}\n{notes}\n"),
-        ("scores.tsv", format_tsv(HEADER, cells) + "\n"),
+        ("scores.tsv", format_tsv(header, cells) + "\n"),
         (SCORES, json.dumps(record, indent=2) + "\n"),
     ):
         write_whole(args.output / name, text, flag="--output")

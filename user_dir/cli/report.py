@@ -9,7 +9,7 @@ from user_dir.cli.command import run_command
 from user_dir.errors import CorpusError, UserError
 from user_dir.option_values import count
 from user_dir.text.scoring.evaluation_folder import SETTINGS, read_settings, translations_in
-from user_dir.text.scoring.score_tables import HEADER, language_groups, pooled_rows
+from user_dir.text.scoring.score_tables import language_groups, pooled_rows, score_table
 from user_dir.text.scoring.scores import signatures
 from user_dir.text.scoring.tables import format_table
 from user_dir.text.scoring.test_sets import Translated, read_test_set, read_translated
@@ -44,8 +44,9 @@ def _report(args: argparse.Namespace) -> None:
     translated = _read_evaluation(args.evaluation)
     _show_examples(translated, args.examples)
     rows = pooled_rows(translated, language_groups(args.pivot))
-    print(f"\n{format_table(HEADER, [row.cells() for row in rows])}\n")
-    for name, signature in signatures().items():
+    print(f"\n{format_table(*score_table(rows))}\n")
+    targets = [one.test_set.direction.target for one in translated]
+    for name, signature in signatures(targets).items():
         print(f"{name}: {signature}")
     if args.train_log is not None:
         log = read_train_log(args.train_log)

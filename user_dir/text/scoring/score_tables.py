@@ -5,10 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from user_dir.text.pairs import Pair
-from user_dir.text.scoring.scores import Scores, score
+from user_dir.text.scoring.scores import Scored, Scores, score
 from user_dir.text.scoring.test_sets import Translated
-
-HEADER = ("", "directions", "lines", "BLEU", "chrF", "exact %")
 
 Group = tuple[str, Callable[[Pair], bool]]
 
@@ -28,25 +26,14 @@ class Row:
     directions: int
     scores: Scores
 
-    def cells(self) -> list[str]:
-        """The row of a table below `HEADER`."""
-        scores = self.scores
-        values = (scores.bleu, scores.chrf, scores.exact)
-        return [
-            self.name,
-            str(self.directions),
-            str(scores.lines),
-            *(f"{value:.1f}" for value in values),
-        ]
-
     def record(self) -> dict[str, Any]:
         """The row with all digits, for JSON."""
         return {"name": self.name, "directions": self.directions, **asdict(self.scores)}
 
 
-def direction_row(translated: Translated) -> Row:
+def direction_row(translated: Translated, *, spbleu: bool = False) -> Row:
     """The scores of one direction, under its name."""
-    return Row(str(translated.test_set.direction), 1, _pooled([translated]))
+    return Row(str(translated.test_set.direction), 1, _pooled([translated], spbleu=spbleu))
 
 
 def language_groups(pivot: str) -> list[Group]:
@@ -92,18 +79,50 @@ def pooled_rows(translated: Sequence[Translated], groups: Sequence[Group]) -> li
     return rows
 
 
-def _pooled(translated: Sequence[Translated]) -> Scores:
-    return score(
-        [line for one in translated for line in one.translations],
-        [line for one in translated for line in one.test_set.references],
-    )
+def score_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells; BLEU by 13a where that is another one, spBLEU where it was asked for."""
+    columns = {"BLEU": [row.scores.bleu for row in rows]}
+    by_13a = [row.scores.bleu_13a for row in rows]
+    if by_13a != columns["BLEU"]:
+        columns["BLEU 13a"] = by_13a
+    spbleu = [row.scores.spbleu for row in rows if row.scores.spbleu is not None]
+    if spbleu:
+        columns["spBLEU"] = spbleu
+    columns["chrF"] = [row.scores.chrf for row in rows]
+    columns["chrF++"] = [row.scores.chrf_pp for row in rows]
+    columns["exact %"] = [row.scores.exact for row in rows]
+    values = zip(*columns.values(), strict=True)
+    cells = [
+        [
+            row.name,
+            str(row.directions),
+            str(row.scores.lines),
+            *(f"{value:.1f}" for value in of_row),
+        ]
+        for row, of_row in zip(rows, values, strict=True)
+    ]
+    return ["", "directions", "lines", *columns], cells
+
+
+def scored(translated: Translated) -> Scored:
+    """What is scored of a translation."""
+    test_set = translated.test_set
+    return Scored(test_set.direction.target, translated.translations, [test_set.references])
+
+
+def _pooled(translated: Sequence[Translated], *, spbleu: bool = False) -> Scores:
+    return score([scored(one) for one in translated], spbleu=spbleu)
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
     count = len(scores)
+    spbleus = [one.spbleu for one in scores]
     return Scores(
         lines=sum(one.lines for one in scores),
         bleu=sum(one.bleu for one in scores) / count,
+        bleu_13a=sum(one.bleu_13a for one in scores) / count,
         chrf=sum(one.chrf for one in scores) / count,
+        chrf_pp=sum(one.chrf_pp for one in scores) / count,
         exact=sum(one.exact for one in scores) / count,
+        spbleu=None if None in spbleus else sum(one or 0 for one in spbleus) / count,
     )
