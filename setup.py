@@ -7,6 +7,7 @@ COMMANDS = (
     "translate",
     "evaluate",
     "average",
+    "compare",
     "report",
     "prepare-numbers",
     "prepare-multi30k",

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from user_dir.cli.command import run_command
-from user_dir.errors import CorpusError, UserError
 from user_dir.option_values import count
-from user_dir.text.scoring.evaluation_folder import SETTINGS, read_settings, translations_in
+from user_dir.text.scoring.evaluation_folder import read_evaluation
 from user_dir.text.scoring.score_tables import language_groups, pooled_rows, score_table
 from user_dir.text.scoring.scores import signatures
 from user_dir.text.scoring.tables import format_table
-from user_dir.text.scoring.test_sets import Translated, read_test_set, read_translated
+from user_dir.text.scoring.test_sets import Translated
 from user_dir.text.scoring.train_log import read_train_log
 
 COMMAND = "scomoe-report"
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(args: argparse.Namespace) -> None:
-    translated = _read_evaluation(args.evaluation)
+    translated = read_evaluation(args.evaluation, flag="--evaluation")
     _show_examples(translated, args.examples)
     rows = pooled_rows(translated, language_groups(args.pivot))
     print(f"\n{format_table(*score_table(rows))}\n")
@@ -58,28 +57,6 @@ def _report(args: argparse.Namespace) -> None:
 
 def _rounded(value: float | None) -> str:
     return "?" if value is None else f"{value:.0f}"
-
-
-def _read_evaluation(folder: Path) -> list[Translated]:
-    """The directions whose translation is complete, by name."""
-    settings = read_settings(folder, flag="--evaluation")
-    if settings is None:
-        raise UserError(
-            f"--evaluation ({folder}) holds no {SETTINGS}; name a folder that scomoe-evaluate wrote"
-        )
-    corpus, subset = Path(settings["corpus"]), settings["subset"]
-    found = []
-    for direction in translations_in(folder, corpus, subset):
-        one = read_translated(folder, subset, read_test_set(corpus, subset, direction))
-        if one is not None:
-            found.append(one)
-    if not found and not (corpus / "raw").is_dir():
-        raise CorpusError(
-            f"--evaluation ({folder}): the corpus that it is scored against ({corpus}) is not there"
-        )
-    if not found:
-        raise CorpusError(f"--evaluation ({folder}) holds no translation; evaluate it to the end")
-    return found
 
 
 def _show_examples(translated: Sequence[Translated], count: int) -> None:

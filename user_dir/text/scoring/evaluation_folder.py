@@ -9,9 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from user_dir.errors import UserError
+from user_dir.errors import CorpusError, UserError
 from user_dir.text.pairs import Pair
-from user_dir.text.scoring.test_sets import directions_of, translation_name
+from user_dir.text.scoring.test_sets import (
+    Translated,
+    directions_of,
+    read_test_set,
+    read_translated,
+    translation_name,
+)
 from user_dir.text.whole_output import write_whole
 
 SETTINGS, SCORES = "settings.json", "scores.json"
@@ -43,6 +49,32 @@ def read_settings(folder: Path, *, flag: str) -> dict[str, Any] | None:
     ):
         raise _damaged(path, flag, "it names no corpus and subset")
     return settings
+
+
+def read_evaluation(folder: Path, *, flag: str) -> list[Translated]:
+    """The directions whose translation is complete, by name.
+
+    Raises:
+        UserError: there is none, or its corpus is gone or differs; the message names the flag.
+    """
+    settings = read_settings(folder, flag=flag)
+    if settings is None:
+        raise UserError(
+            f"{flag} ({folder}) holds no {SETTINGS}; name a folder that scomoe-evaluate wrote"
+        )
+    corpus, subset = Path(settings["corpus"]), settings["subset"]
+    found = []
+    for direction in translations_in(folder, corpus, subset):
+        one = read_translated(folder, subset, read_test_set(corpus, subset, direction))
+        if one is not None:
+            found.append(one)
+    if not found and not (corpus / "raw").is_dir():
+        raise CorpusError(
+            f"{flag} ({folder}): the corpus that it is scored against ({corpus}) is not there"
+        )
+    if not found:
+        raise CorpusError(f"{flag} ({folder}) holds no translation; evaluate it to the end")
+    return found
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
