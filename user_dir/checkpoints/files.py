@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from user_dir.errors import UserError
+from user_dir.text.leftovers import name_in_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ def open_checkpoint(path: str | Path, *, flag: str) -> dict[str, Any]:
             "--save-dir of a training run"
         )
     try:
-        state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        with name_in_utf8(path) as name:
+            state = torch.load(name, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is empty"
         raise UserError(

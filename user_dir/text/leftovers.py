@@ -53,6 +53,39 @@ def temporary_folder() -> Iterator[Path]:
         yield path
 
 
+@contextmanager
+def name_without(sign: str, path: str | Path) -> Iterator[str]:
+    """A name of a file or folder without some sign, for programs that take it for several names.
+
+    Its own where that has none; else that of a link, meanwhile.
+    """
+    if sign not in str(path):
+        yield str(path)
+        return
+    with _linked(path) as link:
+        yield link
+
+
+@contextmanager
+def name_in_utf8(path: str | Path) -> Iterator[str]:
+    """A name of a file or folder for libraries of C++, which take UTF-8 only, as `name_without`."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with _linked(path) as link:
+            yield link
+    else:
+        yield str(path)
+
+
+@contextmanager
+def _linked(path: str | Path) -> Iterator[str]:
+    with temporary_folder() as place:
+        link = place / "link"
+        link.symlink_to(os.path.abspath(path))
+        yield str(link)
+
+
 def remove_leftovers(folder: Path, name: re.Pattern[str]) -> None:
     """Remove the entries of a folder with such a name, all of it, that nobody holds."""
     try:
