@@ -1,17 +1,15 @@
 """Translating batches of lines in pieces, with fairseq's beam search."""
 
 import logging
-import os
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from user_dir.errors import UserError
-from user_dir.text.leftovers import temporary_folder
+from user_dir.text.leftovers import name_without
 from user_dir.text.pairs import Pair
 
 
@@ -160,7 +158,7 @@ def _load_models(decoding: Decoding) -> tuple[list, Any]:
     from fairseq import checkpoint_utils
 
     try:
-        with _name_without_colon(decoding.data) as data:
+        with name_without(":", decoding.data) as data:  # which fairseq would split there
             models, _, task = checkpoint_utils.load_model_ensemble_and_task(
                 decoding.paths, arg_overrides={**decoding.overrides, "data": data}
             )
@@ -177,18 +175,6 @@ def _load_models(decoding: Decoding) -> tuple[list, Any]:
             f"--model-overrides included ({type(error).__name__}: {error})"
         ) from None
     return models, task
-
-
-@contextmanager
-def _name_without_colon(folder: str) -> Iterator[str]:
-    """Another name of the folder where it has one; fairseq would take it for several."""
-    if ":" not in folder:
-        yield folder
-        return
-    with temporary_folder() as place:
-        link = place / "data"
-        link.symlink_to(os.path.abspath(folder))
-        yield str(link)
 
 
 def _check_spread(models: list, task: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from user_dir.option_values import positive
 from user_dir.text.corpus import SPLITS, Corpus, write_language_lists, write_pieces, write_raw
+from user_dir.text.leftovers import name_without
 from user_dir.text.pairs import Pair
 from user_dir.text.subwords import train_subwords
 from user_dir.text.whole_output import new_folder
@@ -69,16 +70,15 @@ def binarise(
     from fairseq import options
     from fairseq_cli import preprocess
 
-    args = options.get_preprocessing_parser().parse_args(
-        ["--source-lang", pair.source, "--target-lang", pair.target, "--joined-dictionary"]
-        + ["--srcdict", str(pieces / "dict.txt"), "--destdir", str(destination)]
-        + [f"--{split}pref={pieces / split}.{pair}" for split in splits]
-        + ["--workers", str(workers)]
-    )
     level = preprocess.logger.level
     preprocess.logger.setLevel(logging.WARNING)
     try:
-        preprocess.main(args)
+        with name_without(",", pieces) as prefix:  # which fairseq would split there
+            arguments = ["--source-lang", pair.source, "--target-lang", pair.target]
+            arguments += ["--joined-dictionary", "--srcdict", f"{prefix}/dict.txt"]
+            arguments += [f"--{split}pref={prefix}/{split}.{pair}" for split in splits]
+            arguments += [f"--destdir={destination}", "--workers", str(workers)]
+            preprocess.main(options.get_preprocessing_parser().parse_args(arguments))
     finally:
         preprocess.logger.setLevel(level)
         _close_log_files(preprocess.logger)
