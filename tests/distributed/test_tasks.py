@@ -79,3 +79,30 @@ def test_bleu_of_a_stock_task_is_refused_on_several_processes(small_corpus, tmp_
     refused = run([*module("train", "--processes", "2"), *arguments, *extra], check=False)
     assert refused.returncode != 0
     assert "--task scomoe_translation" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("processes", "refused", "message"),
+    [
+        ("1", ["--fp16-adam-stats"], "--fp16-adam-stats does not work"),
+        ("1", ["--load-alignments"], "--load-alignments does not work"),
+        ("1", ["--max-source-positions", "1"], "none of the 300 sentence pairs can be used"),
+        (
+            "2",
+            ["--fix-batches-to-gpus", "--no-grouped-shuffling"],
+            "--fix-batches-to-gpus does not work",
+        ),
+    ],
+)
+def test_what_training_would_ignore_is_refused_in_a_sentence(
+    small_corpus, tmp_path, processes, refused, message
+):
+    arguments = [*train_arguments(small_corpus / "bin", tmp_path), "--max-update", "1"]
+    command = [*module("train", "--processes", processes), *arguments, *refused]
+    done = run([*command, "--disable-validation"], check=False)
+    assert done.returncode == 2
+    sentences = [
+        line for line in done.stderr.splitlines() if line.startswith("scomoe-train: error")
+    ]
+    assert any(message in line for line in sentences)
+    assert not list(tmp_path.glob("*.pt"))

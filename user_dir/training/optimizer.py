@@ -8,12 +8,7 @@ from fairseq.optim import register_optimizer
 from fairseq.optim.adam import Adam, FairseqAdam, FairseqAdamConfig
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 
-from user_dir.checkpoints.gathering import (
-    gather_model,
-    gather_optimizer_state,
-    own_optimizer_state,
-    trained_model,
-)
+from user_dir.checkpoints.gathering import SpreadExperts
 from user_dir.errors import UserError
 from user_dir.fast_moe.experts.sharding import sum_over_replicas
 
@@ -39,10 +34,10 @@ class MoeAdam(FairseqAdam):
     def all_reduce_grads(self, module) -> None:
         """Average shared gradients, then add up those of replicated experts."""
         super().all_reduce_grads(module)
-        trained = trained_model()
-        if trained is not None:
+        spread = SpreadExperts.of(module.parameters())
+        if spread is not None:
             experts = [p for p in module.parameters() if hasattr(p, "expert")]
-            sum_over_replicas(experts, trained.topology)
+            sum_over_replicas(experts, spread.topology)
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn=None) -> torch.Tensor:
         """Clip by the norm over all shared parameters and all experts of all processes."""
@@ -58,10 +53,10 @@ class MoeAdam(FairseqAdam):
         experts = [p.grad for p in self.params if p.grad is not None and hasattr(p, "expert")]
         device = next(iter(self.params)).device
         square = _square_norm(experts, device)
-        trained = trained_model()
-        if trained is not None and trained.topology.num_processes > 1:
+        spread = SpreadExperts.of(self.params)
+        if spread is not None:
             dist.all_reduce(square)
-            square = square / trained.topology.num_processes_per_expert
+            square = square / spread.topology.num_processes_per_expert
         return (square + _square_norm(shared, device)).sqrt()
 
 
@@ -75,10 +70,6 @@ def _square_norm(grads: list[torch.Tensor], device: torch.device) -> torch.Tenso
 class ConsolidatingAdam(Adam):
     """fairseq's Adam step; its state dict holds the state of all experts."""
 
-    def __init__(self, params, **options):
-        super().__init__(params, **options)
-        self._gathered: dict[int, dict[str, torch.Tensor]] | None = None
-
     @property
     def supports_flat_params(self) -> bool:
         # Flat buffers would mix experts with shared weights.
@@ -86,24 +77,21 @@ class ConsolidatingAdam(Adam):
 
     def consolidate_state_dict(self) -> None:
         """Gather experts and their state on process 0; fairseq calls it on all before saving."""
-        gather_model()
-        if _is_spread():
-            self._gathered = gather_optimizer_state(self.param_groups, self.state)
+        if (spread := self._spread_experts()) is not None:
+            spread.gather(self)
 
     def state_dict(self):
         state = super().state_dict()
-        if _is_spread():
-            assert self._gathered is not None, "fairseq consolidates before it saves"
-            state["state"] = {**state["state"], **self._gathered}
-            self._gathered = None
+        if (spread := self._spread_experts()) is not None:
+            state["state"] = {**state["state"], **spread.whole_optimizer_state()}
         return state
 
     def load_state_dict(self, state_dict) -> None:
         """Load the state of all experts, keeping this process's share."""
-        own = own_optimizer_state(self.param_groups, state_dict["state"])
-        super().load_state_dict({**state_dict, "state": own})
+        if (spread := self._spread_experts()) is not None:
+            own = spread.own_optimizer_state(self.param_groups, state_dict["state"])
+            state_dict = {**state_dict, "state": own}
+        super().load_state_dict(state_dict)
 
-
-def _is_spread() -> bool:
-    trained = trained_model()
-    return trained is not None and trained.topology.num_processes > 1
+    def _spread_experts(self) -> SpreadExperts | None:
+        return SpreadExperts.of(p for group in self.param_groups for p in group["params"])

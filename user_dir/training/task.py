@@ -12,9 +12,9 @@ from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.translation import EVAL_BLEU_ORDER, TranslationConfig, TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
-from user_dir.checkpoints.gathering import trained_model
 from user_dir.errors import CorpusError, UserError
 from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
+from user_dir.fast_moe.layout.topology import Topology
 from user_dir.training.batches import (
     RankedDataset,
     RankedEpochBatchIterator,
@@ -35,6 +35,14 @@ class _RankedBatches(FairseqTask):
     """Shards training and validation batches by logical rank. Comes before fairseq's task."""
 
     _trains = False
+    _topology: Topology | None = None
+
+    def build_model(self, cfg, from_checkpoint=False):
+        """fairseq's; the batches are those of the model's logical ranks."""
+        model = super().build_model(cfg, from_checkpoint)
+        parts = getattr(model, "moe_parts", None)  # no other model of fairseq has any
+        self._topology = None if parts is None else parts.topology
+        return model
 
     def build_criterion(self, cfg, **kwargs):
         refuse_unconnected_processes()
@@ -42,7 +50,7 @@ class _RankedBatches(FairseqTask):
         self._trains = True
         # By fairseq's iterator: fairseq forgets that with the epoch's share of a sharded corpus.
         self._ranked: WeakKeyDictionary = WeakKeyDictionary()
-        if trained_model() is not None:
+        if self._topology is not None:
             self._refuse_options()
         return super().build_criterion(cfg, **kwargs)
 
@@ -81,8 +89,8 @@ class _RankedBatches(FairseqTask):
         **kwargs,
     ):
         """fairseq's epoch iterator; in training and validation over the logical ranks."""
-        trained = trained_model() if self._trains else None
-        if trained is None:
+        topology = self._topology if self._trains else None
+        if topology is None:
             return super().get_batch_iterator(
                 dataset,
                 *args,
@@ -92,7 +100,6 @@ class _RankedBatches(FairseqTask):
                 grouped_shuffling=grouped_shuffling,
                 **kwargs,
             )
-        topology = trained.topology
         stock = super().get_batch_iterator(dataset, *args, num_shards=topology.num_ranks, **kwargs)
         if stock not in self._ranked:
             self._ranked[stock] = RankedEpochBatchIterator(

@@ -9,7 +9,8 @@ from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig, TransformerModel, base_architecture
 from torch import Tensor
 
-from user_dir.checkpoints.gathering import declare_dense, declare_trained
+from user_dir.checkpoints.fitting import check_saved_experts, describe_misfit
+from user_dir.checkpoints.gathering import SpreadExperts, expert_parameters
 from user_dir.checkpoints.layout import (
     check_saved_feature_shares,
     check_saved_layout,
@@ -60,7 +61,6 @@ class ScomoeModel(TransformerModel):
         base_architecture(args)
         config = MoeConfig.from_args(args)
         if not config.has_moe:
-            declare_dense()
             return super().build_model(args, task)
         check_training_options(args)
         check_stacks(config, args)
@@ -84,7 +84,8 @@ class ScomoeModel(TransformerModel):
         model = super().build_model(args_with_parts, task)
         _log_parameters(model, topology)
         scale_expert_gradients(model, topology, rule=config.normalize_expert_grad)
-        declare_trained(model, topology)
+        if topology.num_processes > 1:
+            model.spread_experts = SpreadExperts(model, topology)
         return model
 
     @classmethod
@@ -99,6 +100,8 @@ class ScomoeModel(TransformerModel):
     def __init__(self, args, encoder, decoder):
         super().__init__(args, encoder, decoder)
         self.moe_parts: MoeParts | None = getattr(args, "moe_parts", None)
+        # Of a built model whose experts are on several processes.
+        self.spread_experts: SpreadExperts | None = None
         self._update, self._micro_batch = 0, 0
         if self.moe_parts is not None:
             save_layout(self, self.moe_parts.topology.layout)
@@ -149,15 +152,28 @@ class ScomoeModel(TransformerModel):
         self._micro_batch += 1
         return key
 
+    def state_dict(self, *args, **kwargs):
+        """All tensors, with those of the experts of all processes."""
+        state_dict = super().state_dict(*args, **kwargs)
+        if self.spread_experts is None:
+            return state_dict
+        return self.spread_experts.with_whole_weights(state_dict)
+
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """Load a checkpoint of any number of processes; its layout must be this model's."""
         if self.moe_parts is not None:
             check_saved_layout(
                 state_dict, self.moe_parts.topology.layout, is_given=self.args.moe_layout_given
             )
+            check_saved_experts(state_dict, self, wanted=self.moe_parts.config.num_experts)
             if self.moe_parts.config.scomoe_type == "feat":
                 check_saved_feature_shares(state_dict, self.moe_parts.config.shares)
-        return super().load_state_dict(state_dict, strict, model_cfg, args)
+        if self.spread_experts is not None:
+            state_dict = self.spread_experts.own_weights(state_dict)
+        try:
+            return super().load_state_dict(state_dict, strict, model_cfg, args)
+        except RuntimeError as error:  # torch's list of all tensors that differ
+            raise UserError(describe_misfit(state_dict, self)) from error
 
 
 def check_stacks(config: MoeConfig, args: Namespace) -> None:
@@ -197,7 +213,7 @@ def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
 
 def _log_parameters(model: torch.nn.Module, topology: Topology) -> None:
     """All parameters, those of experts on other processes included."""
-    experts = sum(p.numel() for p in model.parameters() if hasattr(p, "expert"))
+    experts = sum(p.numel() for p in expert_parameters(model).values())
     experts = experts * topology.num_experts // len(topology.held_experts(topology.process_index))
     shared = sum(p.numel() for p in model.parameters() if not hasattr(p, "expert"))
     logger.info("parameters: %d, of them %d of experts", shared + experts, experts)

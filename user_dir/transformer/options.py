@@ -119,14 +119,13 @@ def add_moe_options(parser) -> None:
         "--moe-nodes",
         type=whole_number(),
         metavar="N",
-        help="nodes of the logical layout that the model is made for (default: as many as the "
-        "ranks need, which are those of the checkpoint to resume from, or what runs)",
+        help="nodes of the logical layout that the model is made for (default: what runs)",
     )
     add(
         "--moe-ranks-per-node",
         type=whole_number(),
         metavar="L",
-        help="accelerators a node of the logical layout (default: an even share of the ranks)",
+        help="accelerators a node of the logical layout (default: what runs, divided evenly)",
     )
 
 
@@ -247,18 +246,23 @@ def _share(num_ranks: int, divisor: int) -> int:
     return max(1, num_ranks // max(1, divisor))
 
 
+_LAYERS_DROPPED = "ranks would leave out different layers and wait for each other"
+_LAYERS_KEPT = "which layers are mixtures follows from their number"
 _NOT_QUANTISED = "fairseq quantises no expert, so the rest of the model would be quantised alone"
-# Options of fairseq's transformer that pass the mixtures by, or go wrong with them.
-_WITHOUT_EXPERTS = {
+# Options of fairseq's that pass the mixtures by, or go wrong with them, whatever their value.
+_REFUSED = {
+    "encoder_layerdrop": _LAYERS_DROPPED,
+    "decoder_layerdrop": _LAYERS_DROPPED,
+    "encoder_layers_to_keep": _LAYERS_KEPT,
+    "decoder_layers_to_keep": _LAYERS_KEPT,
     "quant_noise_pq": _NOT_QUANTISED,
     "quant_noise_scalar": _NOT_QUANTISED,
     "quantization_config_path": _NOT_QUANTISED,
     "scale_fc": "experts have no norm between their two layers",
     "scale_resids": "residuals around mixtures are not scaled",
     "base_layers": "the experts of BASE layers would be taken for those of the mixtures",
-    "encoder_layers_to_keep": "which layers are mixtures follows from their number",
-    "decoder_layers_to_keep": "which layers are mixtures follows from their number",
     "export": "torchscript cannot hold mixtures",
+    "use_bmuf": "it would average the experts",
 }
 
 
@@ -266,23 +270,15 @@ def check_training_options(args: Namespace) -> None:
     """Refuse, with the way out, what would train something else than what was asked for."""
     given = vars(args).get
     _, num_processes = running_processes()
-    for flag in ("encoder_layerdrop", "decoder_layerdrop"):
-        _refuse(
-            bool(given(flag)),
-            f"--{flag.replace('_', '-')}",
-            "ranks would leave out different layers and wait for each other; leave it at 0",
-        )
+    for name, why in _REFUSED.items():
+        _refuse(bool(given(name)), f"--{name.replace('_', '-')}", f"{why}; leave it out")
     _refuse(
         given("ddp_backend") in ("fully_sharded", "slowmo"),
         f"--ddp-backend {given('ddp_backend')}",
         "it would average the experts; use legacy_ddp or pytorch_ddp",
     )
-    _refuse(bool(given("use_bmuf")), "--use-bmuf", "it would average the experts")
-    for name, why in _WITHOUT_EXPERTS.items():
-        _refuse(bool(given(name)), f"--{name.replace('_', '-')}", f"{why}; leave it out")
-    reduced = bool(given("fp16") or given("bf16"))
     _refuse(
-        reduced
+        bool(given("fp16") or given("bf16"))
         and not given("fp16_no_flatten_grads")
         and not given("memory_efficient_fp16")
         and not given("memory_efficient_bf16")
@@ -325,7 +321,6 @@ def check_training_options(args: Namespace) -> None:
         "the averages of the other processes' experts would be lost; train without it and "
         "average checkpoints with scomoe-average",
     )
-
     _refuse(
         bool(given("eval_bleu")) and not str(given("task")).startswith("scomoe_"),
         f"--eval-bleu {several} and --task {given('task')}",

@@ -4,10 +4,14 @@ import os
 
 import pytest
 import torch
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from tests.support.models import SMALL, build_model
 from user_dir.checkpoints.files import mend_checkpoints
+from user_dir.checkpoints.gathering import SpreadExperts
 from user_dir.errors import UserError
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.topology import Topology
 
 
 def write(path, value):
@@ -76,3 +80,12 @@ def test_an_expert_is_drawn_alike_in_every_layout():
     for name, tensor in one.items():
         if name != "moe_layout":
             assert torch.equal(four[name], tensor), name
+
+
+def test_an_optimizer_of_float32_copies_finds_the_experts_of_the_other_processes():
+    model = build_model(**SMALL)
+    topology = Topology(Layout(2, 2), num_experts=8, process_index=0, num_processes=2)
+    spread = SpreadExperts(model, topology)
+    copies = FP16Optimizer.build_fp32_params(None, list(model.parameters()), flatten=False)
+    assert SpreadExperts.of(copies) is spread
+    assert SpreadExperts.of(build_model(**SMALL).parameters()) is None

@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from user_dir.fast_moe.experts.backends import apply_experts, check_backend
-from user_dir.fast_moe.experts.sharding import ExpertShard, ShardedExperts
+from user_dir.fast_moe.experts.sharding import expert_parameter
 from user_dir.fast_moe.layout.topology import Topology
 
 
-class ExpertFFN(ShardedExperts):
+class ExpertFFN(nn.Module):
     """Two-layer feed-forward experts, stacked: every weight has the expert as first dimension.
 
     Each expert is drawn from a seed made of one number that all processes draw alike and of its
@@ -41,16 +41,15 @@ class ExpertFFN(ShardedExperts):
         backend: str = "auto",
     ):
         check_backend(backend)
-        super().__init__(topology)
+        super().__init__()
         self.activation_fn = activation_fn
         self.activation_dropout = activation_dropout
         self.backend = backend
         held = topology.held_experts(topology.process_index)
         seed = int(torch.randint(2**31, ()).item())
         drawn = [_draw_expert(dim, hidden_dim, seed=seed + 7919 * expert) for expert in held]
-        shard = ExpertShard(topology)
         self.weight1_LDH, self.bias1_LH, self.weight2_LHD, self.bias2_LD = (
-            shard.parameter(torch.stack(tensors)) for tensors in zip(*drawn, strict=True)
+            expert_parameter(torch.stack(tensors)) for tensors in zip(*drawn, strict=True)
         )
         # Which of the held experts each served one is: hosted ranks share weights as replicas.
         served = [held.index(e) for r in topology.hosted_ranks for e in topology.experts_of_rank(r)]

@@ -10,26 +10,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from user_dir.errors import UserError
 from user_dir.fast_moe.layout.topology import Topology
 
 
-class ExpertShard:
-    """Marks a parameter as this process's share of the experts; kept as ``parameter.expert``.
+def expert_parameter(value: Tensor) -> nn.Parameter:
+    """A parameter of which every process holds its own rows.
 
-    fairseq's data parallelism leaves parameters with that attribute alone.
+    fairseq's data parallelism leaves parameters alone that have an attribute ``expert``.
     """
-
-    def __init__(self, topology: Topology):
-        self.topology = topology
-
-    def parameter(self, value: Tensor) -> nn.Parameter:
-        parameter = nn.Parameter(value)
-        parameter.expert = self  # type: ignore[attr-defined]
-        return parameter
-
-    def __deepcopy__(self, memo) -> "ExpertShard":
-        return self  # holds process groups, and is immutable
+    parameter = nn.Parameter(value)
+    parameter.expert = True  # type: ignore[attr-defined]
+    return parameter
 
 
 def gather_experts(local: Tensor, topology: Topology) -> Tensor | None:
@@ -86,49 +77,3 @@ def scale_expert_gradients(model: nn.Module, topology: Topology, *, rule: str) -
     for parameter in model.parameters():
         if hasattr(parameter, "expert"):
             parameter.register_hook(partial(torch.mul, factor))
-
-
-class ShardedExperts(nn.Module):
-    """A module whose expert parameters are whole in every checkpoint.
-
-    Saving on several processes takes `gather` on all of them first, then `state_dict` on
-    process 0; loading takes this process's share.
-    """
-
-    def __init__(self, topology: Topology):
-        super().__init__()
-        self.topology = topology
-        self._gathered: dict[str, Tensor] = {}
-
-    def gather(self) -> None:
-        """Collect all experts on process 0 for the next `state_dict`. A collective."""
-        for name, parameter in self.named_parameters(recurse=False):
-            full = gather_experts(parameter, self.topology)
-            if full is not None:
-                self._gathered[name] = full
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.topology.num_processes == 1:
-            return
-        if not self._gathered:
-            raise RuntimeError(
-                "the experts live on several processes and were not gathered; train with "
-                "--optimizer moe_adam, which gathers them for every checkpoint"
-            )
-        for name, full in self._gathered.items():
-            destination[prefix + name] = full
-        self._gathered = {}
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        for name, _ in self.named_parameters(recurse=False):
-            full = state_dict.get(prefix + name)
-            if full is None:
-                continue
-            if full.shape[0] != self.topology.num_experts:
-                raise UserError(
-                    f"the checkpoint has {full.shape[0]} experts a layer, the model "
-                    f"{self.topology.num_experts}; --moe-expert-count {full.shape[0]} would do"
-                )
-            state_dict[prefix + name] = own_share(full, self.topology)
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,76 @@
+"""Says how the tensors of a checkpoint differ from those of the model that is to load them."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from user_dir.checkpoints.gathering import expert_parameters
+from user_dir.errors import UserError
+
+
+def check_saved_experts(state_dict: Mapping[str, Tensor], model: nn.Module, *, wanted: int) -> None:
+    """Refuse a checkpoint of another number of experts, of which a share could still be loaded."""
+    for name in expert_parameters(model).keys() & state_dict.keys():
+        tensor = state_dict[name]
+        found = tensor.shape[0] if tensor.dim() else 0
+        if found != wanted:
+            raise UserError(
+                f"the checkpoint has {found} experts a layer, the model {wanted}; "
+                f"--moe-expert-count {found} would do"
+            )
+
+
+def describe_misfit(state_dict: Mapping[str, Tensor], model: nn.Module) -> str:
+    """A sentence on how a checkpoint differs from the model, and on the option that makes it fit.
+
+    Args:
+        state_dict: as it is loaded; with several processes the experts of this one.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    for side in ("encoder", "decoder"):
+        there, here = (_num_layers(names, side) for names in (found, wanted))
+        if there != here:
+            return (
+                f"the checkpoint has {there} layers in its {side}, the model {here}; "
+                f"--{side}-layers {there} would do"
+            )
+    for name, shape in wanted.items():
+        if name in found and found[name] != shape:
+            return (
+                f"{name} is {_by(found[name])} in the checkpoint, {_by(shape)} in the model; "
+                + _cure(name, found[name], shape)
+            )
+    buffers = {name for name, _ in model.named_buffers()}
+    missing, spare = wanted.keys() - found.keys(), found.keys() - wanted.keys() - buffers
+    if missing:
+        difference = f"the checkpoint has no {min(missing)}, which the model has"
+    else:
+        difference = f"the checkpoint has {min(spare, default='more')}, which the model has not"
+    return (
+        f"{difference}; give the --arch and the options of --moe-freq, --scomoe-type and "
+        "--token-cluster that it was trained with"
+    )
+
+
+def _num_layers(names: Iterable[str], side: str) -> int:
+    found = (re.match(rf"{side}\.layers\.(\d+)\.", name) for name in names)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a number"
+
+
+def _cure(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    side = name.partition(".")[0]
+    if name.endswith("embed_tokens.weight") and found[-1:] != wanted[-1:]:
+        return f"--{side}-embed-dim {found[-1]} would do"
+    if name.endswith("embed_tokens.weight"):
+        return "it was trained with other dictionaries"
+    if name.endswith(("fc1.weight", "fc1.bias")):
+        return f"--{side}-ffn-embed-dim {found[0]} would do"
+    if name.endswith(("weight1_LDH", "bias1_LH")) and len(found) == len(wanted):
+        return f"--moe-expert-ffn-dim {found[-1]} would do"
+    return "give the --arch and the widths that it was trained with"
