@@ -1,11 +1,11 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-all test-slurm test-gpu bench lint
+.PHONY: help install quickstart test test-all test-faults test-slurm test-gpu bench lint
 
 # What a step runs finds the environment's commands first.
 with_venv := PATH="$(CURDIR)/.venv/bin:$$PATH"
-quick_tests := $(wildcard tests/unit tests/distributed tests/scripts)
+quick_tests := $(wildcard tests/unit tests/distributed tests/scripts tests/faults)
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -21,6 +21,9 @@ test: install ## the tests that take minutes (ARGS="-k name" goes to pytest)
 
 test-all: install ## every test
 	@$(with_venv) pytest -q tests $(ARGS)
+
+test-faults: install ## what may go wrong: damaged files, wrong input, killed runs; the slow ones too
+	@$(with_venv) pytest -q tests/faults $(ARGS)
 
 slurm_packages := slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins
 test-slurm: install ## the tests on a real Slurm, installed with apt-get where it is missing
