@@ -13,8 +13,8 @@ evaluation_options() {
   -capacity_factor, --capacity_factor, --capacity-factor, -c F
                                    slots of an expert, as a share of the tokens; 0: nothing is
                                    dropped, -1: as in training (as the checkpoint says: 0)
-  --r1, -r1, --ratio1 A            share that stays on its rank (Seq: 0; Feat: as trained)
-  --r2, -r2, --ratio2 B            share that stays in its node (Seq: 0; Feat: as trained)
+  --r1, -r1, --ratio1 A            share that stays on its rank (Seq: nothing is kept near; Feat: as trained)
+  --r2, -r2, --ratio2 B            share that stays in its node (likewise)
   --checkpoint NAME                file in --save_dir (checkpoint_best.pt; checkpoint_last.pt where
                                    there is none)
   --output, -o DIR                 translations and scores (evaluation/NAME.SUBSET in --save_dir)

@@ -83,15 +83,16 @@ def test_the_options_of_the_release_are_understood(name: str, given: str, tmp_pa
     assert options["--corpus"] == "corpus"
     assert options["--subset"] == "valid"
     assert options["--output"] == str(tmp_path / "evaluation" / "checkpoint_best.valid")
-    overrides = {"ratio1": 0.1, "ratio2": 0.3, "moe_eval_capacity_token_fraction": -1.0}
+    overrides = {"ratio1": 0.1, "ratio2": 0.3, "scomoe_inference_partition": "quota"}
+    overrides["moe_eval_capacity_token_fraction"] = -1.0
     assert options["--model-overrides"] == str(overrides)
 
 
 @pytest.mark.parametrize(
     ("scomoe_type", "arguments", "overrides"),
     [
-        ("seq", "", {"ratio1": 0.0, "ratio2": 0.0}),
-        ("seq", "--r2 0.5", {"ratio1": 0.0, "ratio2": 0.5}),
+        ("seq", "", {}),
+        ("seq", "--r2 0.5", {"ratio1": 0.0, "ratio2": 0.5, "scomoe_inference_partition": "quota"}),
         ("feat", "", {}),
         ("feat", "--r1 0.25", {"ratio1": 0.25}),
         ("none", "--r1 0.2 --r2 0.5", {}),

@@ -44,6 +44,12 @@ def open_checkpoint(path: str | Path, *, flag: str) -> dict[str, Any]:
     return state
 
 
+def model_options(state: dict[str, Any]) -> dict[str, Any]:
+    """The options of the model that a checkpoint holds."""
+    options = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
+    return dict(options) if isinstance(options, dict) else dict(vars(options))
+
+
 def task_options(state: dict[str, Any]) -> dict[str, Any]:
     """The options of the task that a checkpoint was trained on."""
     options = state["cfg"]["task"] if state.get("cfg") is not None else state["args"]

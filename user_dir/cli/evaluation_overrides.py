@@ -1,7 +1,7 @@
 """Print the --model-overrides with which the eval scripts evaluate a checkpoint.
 
-SCoMoE-Seq is evaluated at ratios 0 unless others are given: which tokens stay near depends on the
-batch otherwise. The experts of SCoMoE-Feat have the shapes of its ratios, which stay as they are.
+The tokens of SCoMoE-Seq may go everywhere unless ratios are given: which ones stay near depends on
+the batch. The experts of SCoMoE-Feat have the shapes of its ratios, which stay as they are.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from user_dir.checkpoints.files import open_checkpoint
+from user_dir.checkpoints.files import model_options, open_checkpoint
 from user_dir.cli.command import run_command
 from user_dir.option_values import finite_number
 
@@ -45,16 +45,14 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 def _ratios(scomoe_type: str, given: dict[str, float | None]) -> dict[str, Any]:
     if scomoe_type == "none":
         return {}
-    default = 0.0 if scomoe_type == "seq" else None
-    ratios = {name: default if value is None else value for name, value in given.items()}
-    return {name: value for name, value in ratios.items() if value is not None}
+    known = {name: value for name, value in given.items() if value is not None}
+    if scomoe_type == "seq" and known:
+        return {"ratio1": 0.0, "ratio2": 0.0, **known, "scomoe_inference_partition": "quota"}
+    return known
 
 
 def _scomoe_type(path: str) -> str:
-    state = open_checkpoint(path, flag="--path")
-    options = state["cfg"]["model"] if state.get("cfg") is not None else state["args"]
-    values = options if isinstance(options, dict) else vars(options)
-    return values.get("scomoe_type") or "none"
+    return model_options(open_checkpoint(path, flag="--path")).get("scomoe_type") or "none"
 
 
 if __name__ == "__main__":

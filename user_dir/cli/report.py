@@ -43,7 +43,7 @@ def _report(args: argparse.Namespace) -> None:
     translated = read_evaluation(args.evaluation, flag="--evaluation")
     _show_examples(translated, args.examples)
     rows = pooled_rows(translated, language_groups(args.pivot))
-    print(f"\n{format_table(*score_table(rows))}\n")
+    print(f"\n{format_table(*score_table(rows, left_out=['chrF++']))}\n")
     targets = [one.test_set.direction.target for one in translated]
     for name, signature in signatures(targets).items():
         print(f"{name}: {signature}")

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from user_dir.checkpoints.files import open_checkpoint, task_options
+from user_dir.checkpoints.files import model_options, open_checkpoint, task_options
+from user_dir.checkpoints.layout import trained_cluster_groups
 from user_dir.errors import UserError
 from user_dir.option_values import finite_number, positive, whole_number
 from user_dir.translation.batching import BatchLimits
@@ -167,6 +168,10 @@ def resolve(args: argparse.Namespace) -> Decoding:
         _check_languages_are_listed(overrides)
     # Scores while training; would only ask for its tokenizer here.
     overrides["eval_bleu"] = False
+    # By the options as they were trained: those of older checkpoints tell it by their ratios.
+    groups = {trained_cluster_groups(model_options(state)) for state in states}
+    if len(groups) == 1 and groups != {None}:
+        overrides.setdefault("moe_cluster_groups", groups.pop())
     if args.spread_experts:
         if args.processes < 2:
             raise UserError(

@@ -1,6 +1,6 @@
 """Scores of many directions: a row for each, and rows that sum them up."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,8 +79,14 @@ def pooled_rows(translated: Sequence[Translated], groups: Sequence[Group]) -> li
     return rows
 
 
-def score_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells; BLEU by 13a where that is another one, spBLEU where it was asked for."""
+def score_table(
+    rows: Sequence[Row], *, left_out: Collection[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Header and cells; BLEU by 13a where that is another one, spBLEU where it was asked for.
+
+    Args:
+        left_out: columns that a short table does without.
+    """
     columns = {"BLEU": [row.scores.bleu for row in rows]}
     by_13a = [row.scores.bleu_13a for row in rows]
     if by_13a != columns["BLEU"]:
@@ -91,6 +97,7 @@ def score_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     columns["chrF"] = [row.scores.chrf for row in rows]
     columns["chrF++"] = [row.scores.chrf_pp for row in rows]
     columns["exact %"] = [row.scores.exact for row in rows]
+    columns = {name: column for name, column in columns.items() if name not in left_out}
     values = zip(*columns.values(), strict=True)
     cells = [
         [
