@@ -142,16 +142,16 @@ def add_scomoe_options(parser) -> None:
         "--ratio1",
         type=finite_number(),
         metavar="A",
-        help="share (0 to 1) of tokens or features that stay on their rank. With --token-cluster "
-        "of any --scomoe-type: at A = 0 and B < 1 there is a cluster for every node, otherwise "
-        "one for every expert (default: seq 0.2, feat 0.25, none 0)",
+        help="share (0 to 1) of tokens or features that stay on their rank; of no effect without "
+        "--scomoe-type. Trained with --token-cluster at A = 0 and B < 1 there is a cluster for "
+        "every node, otherwise one for every expert (default: seq 0.2, feat 0.25)",
     )
     add(
         "--ratio2",
         type=finite_number(),
         metavar="B",
         help="share (0 to 1) that stays in its node; A + B is at most 1, the rest goes everywhere "
-        "(default: 0.5, without --scomoe-type 0)",
+        "(default: 0.5)",
     )
     add(
         "--token-cluster",
