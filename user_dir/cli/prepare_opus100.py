@@ -11,15 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from user_dir.cli.command import run_command
-from user_dir.cli.preparing.large_corpus import (
-    Folder,
-    PairText,
-    Plan,
-    add_staged_options,
-    file_identity,
-    is_finished,
-    run_last_stages,
-)
+from user_dir.cli.preparing.large_corpus import file_identity, is_finished, run_last_stages
+from user_dir.cli.preparing.large_options import LargeOptions, add_large_options
+from user_dir.cli.preparing.large_plan import Folder, PairText, Plan
 from user_dir.cli.preparing.prepared_folder import step
 from user_dir.errors import CorpusError
 from user_dir.text.corpus import SPLITS
@@ -45,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_staged_options(
+    add_large_options(
         parser,
         vocab_size=64_000,
         input_sentence_size=10_000_000,
@@ -85,7 +79,9 @@ def _prepare(args: argparse.Namespace) -> None:
         directions, pairs = choose(args.directions, published_pairs(supervised))
         step(f"{len(directions)} directions, {len(pairs)} language pairs from {supervised}")
         plan = _plan(args, inputs, directions)
-        run_last_stages(log, plan, _read(log, plan, supervised, pairs))
+        run_last_stages(
+            log, plan, _read(log, plan, supervised, pairs, dropped=args.drop_test_overlap)
+        )
 
 
 def _plan(args: argparse.Namespace, inputs: dict[str, Any], directions: list[Pair]) -> Plan:
@@ -93,7 +89,7 @@ def _plan(args: argparse.Namespace, inputs: dict[str, Any], directions: list[Pai
         folder=Folder(args.out),
         directions=directions,
         limits={"train": Limits(most=args.max_pieces), "valid": Limits(), "test": Limits()},
-        args=args,
+        given=LargeOptions.of(args),
         options={"drop_test_overlap": args.drop_test_overlap},
         inputs=inputs,
     )
@@ -127,7 +123,9 @@ def _unpack(args: argparse.Namespace, folder: Path) -> Facts:
     return {"pairs": unpack(args.tarball, folder, names_of(args.directions), step)}
 
 
-def _read(log: StageLog, plan: Plan, supervised: Path, pairs: Sequence[Pair]) -> list[PairText]:
+def _read(
+    log: StageLog, plan: Plan, supervised: Path, pairs: Sequence[Pair], *, dropped: bool
+) -> list[PairText]:
     """Clean all pairs side by side."""
     hashes = plan.folder.work / "test_sentences.bin"
     log.run(
@@ -150,13 +148,13 @@ def _read(log: StageLog, plan: Plan, supervised: Path, pairs: Sequence[Pair]) ->
                 pair,
                 files,
                 test_hashes=hashes,
-                drop_test_overlap=plan.args.drop_test_overlap,
+                drop_test_overlap=dropped,
             ),
         )
         for pair, files in outputs.items()
     ]
-    facts = log.run_all("text", stages, workers=plan.args.workers)
-    _tell_text(pairs, facts, dropped=plan.args.drop_test_overlap)
+    facts = log.run_all("text", stages, workers=plan.given.workers)
+    _tell_text(pairs, facts, dropped=dropped)
     return [
         PairText(
             pair,

@@ -12,15 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from user_dir.cli.command import run_command
-from user_dir.cli.preparing.large_corpus import (
-    Folder,
-    PairText,
-    Plan,
-    add_staged_options,
-    file_identity,
-    is_finished,
-    run_last_stages,
-)
+from user_dir.cli.preparing.large_corpus import file_identity, is_finished, run_last_stages
+from user_dir.cli.preparing.large_options import LargeOptions, add_large_options
+from user_dir.cli.preparing.large_plan import Folder, PairText, Plan
 from user_dir.cli.preparing.prepared_folder import step
 from user_dir.errors import CorpusError
 from user_dir.option_values import finite_number, whole_number
@@ -53,7 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_staged_options(
+    add_large_options(
         parser,
         vocab_size=40_000,
         input_sentence_size=10_000_000,
@@ -110,8 +104,8 @@ def _prepare(args: argparse.Namespace) -> None:
         if args.download:
             _download([*corpora, TEST], args.mirror, archives)
         plan = _plan(args, corpora, _inputs(archives, corpora))
-        _verify(log, plan, archives, corpora)
-        text = _read(log, plan, archives, corpora)
+        _verify(log, plan, archives, corpora, args)
+        text = _read(log, plan, archives, corpora, valid_every=args.valid_every)
         run_last_stages(log, plan, [text])
 
 
@@ -130,7 +124,7 @@ def _plan(args: argparse.Namespace, corpora: Sequence[Source], inputs: dict[str,
         directions=parse_directions(args.directions, flag="--directions"),
         # The recipe cleans the validation set too, and leaves the test set whole.
         limits={"train": cleaned, "valid": cleaned, "test": Limits()},
-        args=args,
+        given=LargeOptions.of(args),
         options={"corpora": [one.name for one in corpora], "valid_every": args.valid_every},
         inputs=inputs,
     )
@@ -159,22 +153,31 @@ def _download(sources: Sequence[Source], mirror: str | None, folder: Path) -> No
         step(f"  {source.archive}: {'downloaded' if fetched else 'there already'}")
 
 
-def _verify(log: StageLog, plan: Plan, archives: Path, corpora: Sequence[Source]) -> None:
+def _verify(
+    log: StageLog,
+    plan: Plan,
+    archives: Path,
+    corpora: Sequence[Source],
+    args: argparse.Namespace,
+) -> None:
     """See that every archive is whole and the one that its checksum tells of."""
-    given = plan.args.sha256
-    known = _read_checksums(given) if given else {}
+    known = _read_checksums(args.sha256) if args.sha256 else {}
     log.run(
         Stage(
             "archives",
             {"inputs": plan.inputs, "checksums": known},
             [plan.folder.work / _CHECKSUMS],
-            partial(_verify_archives, plan, archives, [*corpora, TEST], known),
+            partial(_verify_archives, plan, archives, [*corpora, TEST], known, args),
         )
     )
 
 
 def _verify_archives(
-    plan: Plan, archives: Path, sources: Sequence[Source], known: dict[str, str]
+    plan: Plan,
+    archives: Path,
+    sources: Sequence[Source],
+    known: dict[str, str],
+    args: argparse.Namespace,
 ) -> Facts:
     recorded = archives / _CHECKSUMS
     if not known and recorded.is_file():
@@ -184,17 +187,17 @@ def _verify_archives(
         path = locate(archives, source)
         if not path.is_file():
             continue
-        if not plan.args.download:  # what was downloaded was looked through when it arrived
+        if not args.download:  # what was downloaded was looked through when it arrived
             check_archive(path, source.members)
         found[path.name] = digest = sha256_of(path)
         if known.get(path.name, digest) != digest:
             raise CorpusError(
                 f"{path}: its SHA-256 is {digest}, but {known[path.name]} is expected "
-                f"({plan.args.sha256 or recorded}); get the archive again"
+                f"({args.sha256 or recorded}); get the archive again"
             )
         step(f"  {path.name}: whole, sha256 {digest}")
     _write_checksums(plan.folder.work / _CHECKSUMS, found)
-    if plan.args.download:
+    if args.download:
         _write_checksums(recorded, known | found)
     return {"sha256": found}
 
@@ -218,7 +221,14 @@ def _write_checksums(path: Path, checksums: dict[str, str]) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _read(log: StageLog, plan: Plan, archives: Path, corpora: Sequence[Source]) -> PairText:
+def _read(
+    log: StageLog,
+    plan: Plan,
+    archives: Path,
+    corpora: Sequence[Source],
+    *,
+    valid_every: int,
+) -> PairText:
     """Clean the corpora one after the other, each a stage of its own, and the test set."""
     lines_before = valid_lines = 0
     parts: dict[str, list[Any]] = {"train": [], "valid": []}
@@ -231,8 +241,8 @@ def _read(log: StageLog, plan: Plan, archives: Path, corpora: Sequence[Source]) 
             source,
             files,
             lines_before=lines_before,
-            valid_every=plan.args.valid_every,
-            workers=plan.args.workers,
+            valid_every=valid_every,
+            workers=plan.given.workers,
             tell=step,
         )
         outputs = [path for pair in files.values() for path in (pair.source, pair.target)]
@@ -245,7 +255,7 @@ def _read(log: StageLog, plan: Plan, archives: Path, corpora: Sequence[Source]) 
             parts[split].append(pair)
     if not valid_lines or not sum(train_lines):
         raise CorpusError(
-            f"--valid-every ({plan.args.valid_every}): of {lines_before} lines none is left for "
+            f"--valid-every ({valid_every}): of {lines_before} lines none is left for "
             "validation or training; give another number"
         )
     test = plan.folder.text("test", _PAIR)

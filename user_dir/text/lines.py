@@ -1,9 +1,10 @@
 """Reading text that people hand us, and saying by file and line what is wrong with it."""
 
+import codecs
 import gzip
 import io
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from user_dir.errors import CorpusError
@@ -25,12 +26,47 @@ def read_lines(path: str | Path) -> list[str]:
     or has no lines or an empty one.
     """
     path = Path(path)
-    raw_lines = _read_bytes(path).split(b"\n")
+    lines = []
+    for number, line in enumerate(
+        decode_lines(_read_bytes(path), name=str(path), what="the file"), start=1
+    ):
+        if not is_readable(line):
+            raise CorpusError(
+                f"{path}, line {number}: empty, or nothing but invisible characters; remove this "
+                "line from the files of all languages"
+            )
+        lines.append(line)
+    if not lines:
+        raise CorpusError(f"{path}: the file has no lines; give one sentence a line")
+    return lines
+
+
+def decode_lines(data: bytes, *, name: str, what: str = "it") -> Iterator[str]:
+    """The cleaned lines of UTF-8 text, empty ones too; only a line feed ends one.
+
+    Raises `CorpusError` for other bytes: `name` says where they come from, `what` is to be
+    converted.
+    """
+    raw_lines = data.split(b"\n")
     if raw_lines[-1] == b"":  # what follows the last line's end is not a line
         raw_lines.pop()
-    if not raw_lines:
-        raise CorpusError(f"{path}: the file has no lines; give one sentence a line")
-    return [_decode(raw, path, number) for number, raw in enumerate(raw_lines, start=1)]
+    for number, raw in enumerate(raw_lines, start=1):
+        if number == 1:  # a byte order mark at the start of a file is no part of its sentence
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError as error:
+            raise CorpusError(
+                f"{name}, line {number}: not valid UTF-8 (byte 0x{raw[error.start]:02x} at "
+                f"position {error.start + 1} of the line); convert {what}, for example with "
+                "iconv -t UTF-8"
+            ) from None
+        yield clean_line(text)
+
+
+def is_readable(line: str) -> bool:
+    """Whether a cleaned line shows anything."""
+    return any(char.isprintable() for char in line)
 
 
 def read_parallel(paths: Sequence[str | Path]) -> list[list[str]]:
@@ -49,6 +85,13 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write UTF-8 text with one line feed after every line."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)
+
+
+def written_lines(path: Path) -> Iterator[str]:
+    """What `write_lines` wrote, one line at a time."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield line.removesuffix("\n")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -75,23 +118,6 @@ def unpack_gzip(data: bytes, path: Path) -> bytes:
             "get the file again"
         ) from None
     return b"".join(pieces)
-
-
-def _decode(raw: bytes, path: Path, number: int) -> str:
-    try:
-        # A byte order mark at the start of a file is no part of its first sentence.
-        line = clean_line(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path}, line {number}: not valid UTF-8 (byte 0x{raw[error.start]:02x} at position "
-            f"{error.start + 1} of the line); convert the file, for example with iconv -t UTF-8"
-        ) from None
-    if not any(char.isprintable() for char in line):
-        raise CorpusError(
-            f"{path}, line {number}: empty, or nothing but invisible characters; remove this "
-            "line from the files of all languages"
-        )
-    return line
 
 
 def _unequal_message(first: str | Path, count: int, other: str | Path, other_count: int) -> str:

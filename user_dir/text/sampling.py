@@ -1,14 +1,10 @@
-"""Joint subwords from a sample of a corpus that is too large to learn from as a whole."""
+"""Samples to which every language, or every length, gives as evenly as it can."""
 
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import sentencepiece
-
-from user_dir.errors import CorpusError
-from user_dir.text.subwords import Subwords
+from user_dir.text.lines import written_lines
 
 
 @dataclass(frozen=True)
@@ -19,56 +15,28 @@ class TextFile:
     num_lines: int
 
 
-def share_out(available: Mapping[str, int], size: int) -> dict[str, int]:
-    """How many lines each language gives to a sample of `size`: the same from each if it can.
+def share_out(available: Sequence[int], total: int) -> list[int]:
+    """Parts of `total` as equal as the `available` amounts allow; less if they do not suffice.
 
-    What small languages cannot give, the others give in equal parts.
+    What the small ones cannot give, the others give in equal parts.
     """
-    shares: dict[str, int] = {}
-    for done, language in enumerate(sorted(available, key=lambda one: (available[one], one))):
-        equal = (size - sum(shares.values())) // (len(available) - done)
-        shares[language] = min(available[language], equal)
-    return shares
+    parts = [0] * len(available)
+    smallest_first = sorted(range(len(available)), key=lambda index: available[index])
+    for position, index in enumerate(smallest_first):
+        parts[index] = min(available[index], total // (len(available) - position))
+        total -= parts[index]
+    return parts
 
 
-def sample(texts: Mapping[str, Sequence[TextFile]], size: int) -> Iterator[str]:
+def sample_lines(texts: Mapping[str, Sequence[TextFile]], size: int) -> Iterator[str]:
     """About `size` lines, evenly spaced over each language's files: always the same ones."""
-    available = {name: sum(file.num_lines for file in files) for name, files in texts.items()}
-    for language, share in sorted(share_out(available, size).items()):
-        total, number = available[language], 0
+    languages = sorted(texts)
+    available = [sum(file.num_lines for file in texts[language]) for language in languages]
+    shares = share_out(available, size)
+    for language, total, share in zip(languages, available, shares, strict=True):
+        number = 0
         for file in texts[language]:
-            with file.path.open(encoding="utf-8", newline="\n") as lines:
-                for line in lines:
-                    if (number + 1) * share // total > number * share // total:
-                        yield line.removesuffix("\n")
-                    number += 1
-
-
-def learn_subwords(lines: Iterable[str], *, vocab_size: int, character_coverage: float) -> Subwords:
-    """BPE of at most `vocab_size` pieces, four of them special; rare characters become <unk>.
-
-    Deterministic. Raises `CorpusError` if sentencepiece cannot learn from the lines.
-    """
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=character_coverage,
-            max_sentence_length=1 << 16,
-            # Reserved, so that a "<pad>" in some text never becomes fairseq's padding.
-            pad_id=3,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no reason given"
-        raise CorpusError(
-            f"--vocab-size ({vocab_size}), --character-coverage ({character_coverage}): "
-            f"sentencepiece could not learn from the training text ({reason}); more pieces or "
-            "less coverage may do"
-        ) from None
-    return Subwords(model.getvalue())
+            for line in written_lines(file.path):
+                if (number + 1) * share // total > number * share // total:
+                    yield line
+                number += 1

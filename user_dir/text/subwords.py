@@ -3,7 +3,7 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -54,11 +54,17 @@ class Subwords:
         return [f"{piece} {train_counts[piece]}" for piece in pieces]
 
 
-def train_subwords(lines: Sequence[str], *, vocab_size: int) -> Subwords:
-    """Train BPE of at most `vocab_size` pieces, four of them special, on the lines.
+def learn_subwords(
+    lines: Iterable[str], *, vocab_size: int, character_coverage: float | None = None
+) -> Subwords:
+    """BPE of at most `vocab_size` pieces, four of them special, learned from the lines.
 
-    Deterministic. Fewer pieces come out where the text does not yield that many; `CorpusError`
-    if `vocab_size` cannot hold the text's characters.
+    Deterministic. Fewer pieces come out where the text does not yield that many.
+    `character_coverage` is the share of the text's characters that pieces cover; the rest,
+    the rarest, become <unk>. None: every character has a piece.
+
+    Raises:
+        CorpusError: `vocab_size` cannot hold the characters, or sentencepiece fails otherwise.
     """
     model = io.BytesIO()
     try:
@@ -68,7 +74,7 @@ def train_subwords(lines: Sequence[str], *, vocab_size: int) -> Subwords:
             model_type="bpe",
             vocab_size=vocab_size,
             hard_vocab_limit=False,
-            character_coverage=1.0,
+            character_coverage=1.0 if character_coverage is None else character_coverage,
             max_sentence_length=1 << 16,
             # Reserved, so that a "<pad>" in some text never becomes fairseq's padding.
             pad_id=3,
@@ -76,11 +82,18 @@ def train_subwords(lines: Sequence[str], *, vocab_size: int) -> Subwords:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise _training_error(vocab_size, error) from None
+        if character_coverage is None:
+            raise _whole_coverage_error(vocab_size, error) from None
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no reason given"
+        raise CorpusError(
+            f"--vocab-size ({vocab_size}), --character-coverage ({character_coverage}): "
+            f"sentencepiece could not learn from the training text ({reason}); more pieces or "
+            "less coverage may do"
+        ) from None
     return Subwords(model.getvalue())
 
 
-def _training_error(vocab_size: int, error: RuntimeError) -> CorpusError:
+def _whole_coverage_error(vocab_size: int, error: RuntimeError) -> CorpusError:
     # "Vocabulary size is smaller than required_chars. 5 vs 14." The second holds every character.
     if found := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
         return CorpusError(

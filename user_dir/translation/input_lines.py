@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from user_dir.errors import UserError
-from user_dir.text.lines import clean_line
+from user_dir.text.lines import decode_lines
 
 
 def read_input(path: Path | None) -> list[str]:
@@ -19,10 +19,7 @@ def read_input(path: Path | None) -> list[str]:
         name, data = "standard input", _read_standard_input()
     else:
         name, data = str(path), _read_bytes(path)
-    raw_lines = data.split(b"\n")
-    if raw_lines[-1] == b"":  # what follows the last line's end is not a line
-        raw_lines.pop()
-    return [_decode(raw, name, number) for number, raw in enumerate(raw_lines, start=1)]
+    return list(decode_lines(data, name=name))
 
 
 def _read_standard_input() -> bytes:
@@ -38,14 +35,3 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"--input ({path}): cannot be read ({error.strerror})") from None
-
-
-def _decode(raw: bytes, name: str, number: int) -> str:
-    try:
-        # A byte order mark at the start of a file is no part of its first sentence.
-        return clean_line(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{name}, line {number}: not valid UTF-8 (byte 0x{raw[error.start]:02x} at position "
-            f"{error.start + 1} of the line); convert it, for example with iconv -t UTF-8"
-        ) from None

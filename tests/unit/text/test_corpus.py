@@ -6,7 +6,7 @@ from user_dir.errors import CorpusError
 from user_dir.text.corpus import Corpus, write_language_lists, write_pieces, write_raw
 from user_dir.text.pairs import Pair, parse_directions
 from user_dir.text.sources.multi30k import file_names, read_multi30k
-from user_dir.text.subwords import train_subwords
+from user_dir.text.subwords import learn_subwords
 
 SIDES = {"en": ["a dog", "a cat"], "de": ["ein Hund", "eine Katze"], "fr": ["un chien", "un chat"]}
 
@@ -46,7 +46,7 @@ def test_training_text_holds_each_line_of_a_language_once_and_no_held_out_line()
 
 def test_the_dictionary_counts_training_only(tmp_path):
     corpus = small_corpus("en-de,en-fr")
-    subwords = train_subwords(corpus.training_text(), vocab_size=40)
+    subwords = learn_subwords(corpus.training_text(), vocab_size=40)
     write_pieces(corpus, subwords, tmp_path / "pieces")
     lines = (tmp_path / "pieces" / "dict.txt").read_text(encoding="utf-8").splitlines()
     train = [path.read_text(encoding="utf-8") for path in (tmp_path / "pieces").glob("train.*")]
@@ -55,7 +55,7 @@ def test_the_dictionary_counts_training_only(tmp_path):
 
 def test_a_line_of_which_the_subwords_leave_nothing_is_named(tmp_path):
     corpus = small_corpus("en-de,en-fr")
-    subwords = train_subwords(corpus.training_text(), vocab_size=40)
+    subwords = learn_subwords(corpus.training_text(), vocab_size=40)
     corpus.texts["test", Pair("en", "fr")] = (["a dog", "a cat"], ["un chien", "\u2581"])
     with pytest.raises(CorpusError, match=r"test\.en-fr\.fr, line 2"):
         write_pieces(corpus, subwords, tmp_path / "pieces")

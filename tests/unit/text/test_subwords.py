@@ -3,13 +3,13 @@ from collections import Counter
 import pytest
 
 from user_dir.errors import CorpusError
-from user_dir.text.subwords import train_subwords
+from user_dir.text.subwords import learn_subwords
 
 TEXT = ["ein roter Ball", "ein roter Hund läuft", "a red ball", "a red dog is running"] * 3
 
 
 def test_decoding_returns_the_text_and_unknown_characters_become_unk():
-    subwords = train_subwords(TEXT, vocab_size=60)
+    subwords = learn_subwords(TEXT, vocab_size=60)
     for line, encoded in zip(TEXT, subwords.encode(TEXT), strict=True):
         assert subwords.decode(encoded) == line
         assert set(encoded.split(" ")) <= set(subwords.pieces)
@@ -17,7 +17,7 @@ def test_decoding_returns_the_text_and_unknown_characters_become_unk():
 
 
 def test_the_dictionary_holds_every_piece_once_most_frequent_first_without_fairseqs_own():
-    subwords = train_subwords(TEXT, vocab_size=60)
+    subwords = learn_subwords(TEXT, vocab_size=60)
     counts = Counter(" ".join(subwords.encode(TEXT)).split(" "))
     entries = [line.rsplit(" ", 1) for line in subwords.dictionary_lines(counts)]
     assert sorted(piece for piece, _ in entries) == sorted(subwords.pieces[4:])
@@ -27,13 +27,13 @@ def test_the_dictionary_holds_every_piece_once_most_frequent_first_without_fairs
 
 def test_fairseqs_symbols_in_the_text_never_become_special_pieces():
     text = ["a<pad>b <pad> x<pad> <s>"] * 5
-    subwords = train_subwords(text, vocab_size=60)
+    subwords = learn_subwords(text, vocab_size=60)
     assert not {"<pad>", "<s>", "</s>"} & set(subwords.encode(text)[0].split(" "))
     assert len(subwords.pieces) == len(set(subwords.pieces))
 
 
 def test_training_is_deterministic_and_stops_where_the_text_yields_no_more_pieces(tmp_path):
-    first, second = (train_subwords(TEXT, vocab_size=5000) for _ in range(2))
+    first, second = (learn_subwords(TEXT, vocab_size=5000) for _ in range(2))
     assert first.pieces == second.pieces and first.model == second.model
     assert len(first.pieces) < 5000
     first.save(tmp_path)
@@ -43,8 +43,8 @@ def test_training_is_deterministic_and_stops_where_the_text_yields_no_more_piece
 
 def test_a_vocabulary_too_small_for_the_characters_names_the_least_that_works():
     with pytest.raises(CorpusError, match=r"--vocab-size \(5\)") as error:
-        train_subwords(TEXT, vocab_size=5)
+        learn_subwords(TEXT, vocab_size=5)
     least = int(str(error.value).split("; ")[1].split(" ")[0])
-    assert len(train_subwords(TEXT, vocab_size=least).pieces) == least
+    assert len(learn_subwords(TEXT, vocab_size=least).pieces) == least
     with pytest.raises(CorpusError):
-        train_subwords(TEXT, vocab_size=least - 1)
+        learn_subwords(TEXT, vocab_size=least - 1)

@@ -1,142 +1,23 @@
-"""What the commands for large corpora share: the folder, its last stages, the options."""
+"""The last stages of every large corpus: from cleaned text to the prepared folder."""
 
-import argparse
 import os
 import shutil
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from user_dir.cli.preparing.large_plan import Folder, PairText, Plan
 from user_dir.cli.preparing.prepared_folder import binarise, step
 from user_dir.errors import CorpusError
-from user_dir.option_values import finite_number, positive
 from user_dir.text.corpus import SPLITS, Corpus, side_name, write_language_lists
-from user_dir.text.large.encoding import Limits, TextPair, encode_files, read_counts, write_counts
+from user_dir.text.large.encoding import encode_files, read_counts, write_counts
 from user_dir.text.large.resumable import Facts, Stage, StageLog
-from user_dir.text.large.worker_pool import default_workers
 from user_dir.text.lines import write_lines
-from user_dir.text.pairs import Pair
-from user_dir.text.sampling import TextFile, learn_subwords, sample
-from user_dir.text.subwords import Subwords
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Where everything lies below --out; `work` goes once the corpus is complete."""
-
-    out: Path
-
-    @property
-    def work(self) -> Path:
-        return self.out / "work"
-
-    @property
-    def model(self) -> Path:
-        return self.out / "spm.model"
-
-    @property
-    def dictionary(self) -> Path:
-        return self.work / "pieces" / "dict.txt"
-
-    def text(self, split: str, pair: Pair, part: str = "") -> TextPair:
-        """Cleaned text, from which subwords are learned."""
-        return _files(self.work / "text" / part, split, pair)
-
-    def raw(self, split: str, pair: Pair) -> TextPair:
-        """What is scored against."""
-        return _files(self.out / "raw", split, pair)
-
-    def pieces(self, split: str, pair: Pair) -> TextPair:
-        """The same lines in pieces."""
-        return _files(self.work / "pieces", split, pair)
-
-    def counts(self, pair: Pair) -> Path:
-        """How often each piece occurs in the pair's training text."""
-        return self.work / "pieces" / f"counts.{pair}.tsv"
-
-    def binary(self, pair: Pair) -> Path:
-        """One pair binarised, before all of them come together in bin."""
-        return self.work / "binarised" / str(pair)
-
-
-@dataclass(frozen=True)
-class PairText:
-    """The cleaned text of a pair: the files of each split, and how many training pairs."""
-
-    pair: Pair
-    parts: Mapping[str, Sequence[TextPair]]
-    train_lines: Sequence[int]  # of each training part
-
-    @property
-    def splits(self) -> list[str]:
-        """The splits that the pair has."""
-        return [split for split in SPLITS if self.parts.get(split)]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the cleaned text becomes a corpus."""
-
-    folder: Folder
-    directions: list[Pair]
-    limits: Mapping[str, Limits]
-    args: argparse.Namespace
-    options: dict[str, Any]  # that cleaning the text depends on
-    inputs: dict[str, Any]  # size and time of what it was read from
-
-    @property
-    def text_settings(self) -> dict[str, Any]:
-        """What the cleaned text depends on."""
-        return self.options | {"directions": self.args.directions, "inputs": self.inputs}
-
-    @property
-    def subword_settings(self) -> dict[str, Any]:
-        """What the subwords depend on."""
-        names = ("vocab_size", "input_sentence_size", "character_coverage")
-        return self.text_settings | {name: getattr(self.args, name) for name in names}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the binarised corpus depends on."""
-        limits = {split: [limit.most, limit.ratio] for split, limit in self.limits.items()}
-        return self.subword_settings | {"limits": limits}
-
-
-def add_staged_options(
-    parser: argparse.ArgumentParser,
-    *,
-    vocab_size: int,
-    input_sentence_size: int,
-    character_coverage: float,
-    max_pieces: int,
-) -> None:
-    """Add the options that both commands have, with their defaults."""
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder to write, work folder included")
-    numbers: list[tuple[str, Any, str]] = [
-        ("--vocab-size", vocab_size, "most pieces of the joint sentencepiece BPE"),
-        ("--input-sentence-size", input_sentence_size, "sentences the pieces are learned from"),
-        ("--max-pieces", max_pieces, "longer sentences are not trained on"),
-        ("--workers", default_workers(), "processes"),
-    ]
-    for flag, default, text in numbers:
-        add(flag, type=positive, default=default, help=f"{text} (default: %(default)s)")
-    add(
-        "--character-coverage",
-        type=finite_number(least=0.98, most=1),
-        default=character_coverage,
-        help="share of the characters that pieces cover (default: %(default)s)",
-    )
-    add("--keep-work", action="store_true", help="keep text and pieces in OUT/work at the end")
-    add(
-        "--overwrite",
-        action="store_true",
-        help="redo what other options than before change, instead of refusing",
-    )
+from user_dir.text.sampling import TextFile, sample_lines
+from user_dir.text.subwords import Subwords, learn_subwords
 
 
 def file_identity(paths: Iterable[Path]) -> dict[str, Any]:
@@ -164,7 +45,7 @@ def run_last_stages(log: StageLog, plan: Plan, texts: Sequence[PairText]) -> Non
     """Subwords, pieces, dictionary, binarised data: from cleaned text to the prepared folder."""
     folder = plan.folder
     # Several pairs go side by side; a single one is divided among the workers.
-    outer, inner = (plan.args.workers, 1) if len(texts) > 1 else (1, plan.args.workers)
+    outer, inner = (plan.given.workers, 1) if len(texts) > 1 else (1, plan.given.workers)
     model_files = [folder.model, folder.out / "spm.vocab"]
     log.run(Stage("subwords", plan.subword_settings, model_files, partial(_learn, plan, texts)))
     encoding = [_encoding_stage(plan, text, workers=inner) for text in texts]
@@ -185,7 +66,7 @@ def run_last_stages(log: StageLog, plan: Plan, texts: Sequence[PairText]) -> Non
     last = _last_stage(plan, texts, kept)
     log.forget(last)  # it takes no time, and its settings do not tell of other input
     log.run(last)
-    if not plan.args.keep_work:
+    if not plan.given.keep_work:
         _remove_work(folder)
     step(f"wrote {folder.out}: raw, spm.model, spm.vocab, bin")
 
@@ -221,9 +102,9 @@ def _learn(plan: Plan, texts: Sequence[PairText]) -> Facts:
             for language, path in zip(text.pair.languages, (part.source, part.target), strict=True):
                 by_language.setdefault(language, []).append(TextFile(path, lines))
     subwords = learn_subwords(
-        sample(by_language, plan.args.input_sentence_size),
-        vocab_size=plan.args.vocab_size,
-        character_coverage=plan.args.character_coverage,
+        sample_lines(by_language, plan.given.input_sentence_size),
+        vocab_size=plan.given.vocab_size,
+        character_coverage=plan.given.character_coverage,
     )
     subwords.save(plan.folder.out)
     return {"pieces": len(subwords.pieces)}
@@ -247,7 +128,7 @@ def _encode(plan: Plan, text: PairText, *, workers: int) -> Facts:
         if not kept[split]:
             raise CorpusError(
                 f"{text.pair}, {split}: of {read[split]} sentence pairs none is left within "
-                f"--max-pieces ({plan.args.max_pieces}); allow longer ones"
+                f"--max-pieces ({plan.given.max_pieces}); allow longer ones"
             )
     write_counts(plan.folder.counts(text.pair), train_counts)
     return {"pair": str(text.pair), "read": read, "kept": kept}
@@ -350,8 +231,3 @@ def _remove_work(folder: Folder) -> None:
             shutil.rmtree(path)
         elif path.name not in ("stages", "lock", "SHA256SUMS"):
             path.unlink()
-
-
-def _files(folder: Path, split: str, pair: Pair) -> TextPair:
-    source, target = (folder / side_name(split, pair, language) for language in pair.languages)
-    return TextPair(source, target)

@@ -10,7 +10,7 @@ from user_dir.option_values import positive
 from user_dir.text.corpus import SPLITS, Corpus, write_language_lists, write_pieces, write_raw
 from user_dir.text.leftovers import name_without
 from user_dir.text.pairs import Pair
-from user_dir.text.subwords import train_subwords
+from user_dir.text.subwords import learn_subwords
 from user_dir.text.whole_output import new_folder
 
 
@@ -44,7 +44,7 @@ def write_prepared_folder(corpus: Corpus, out: Path, *, vocab_size: int, overwri
         for split in SPLITS:
             count = sum(len(corpus.texts[split, pair][0]) for pair in corpus.pairs)
             step(f"{split}: {count:,} sentence pairs, for {len(corpus.directions)} direction(s)")
-        subwords = train_subwords(corpus.training_text(), vocab_size=vocab_size)
+        subwords = learn_subwords(corpus.training_text(), vocab_size=vocab_size)
         subwords.save(folder)
         step(f"sentencepiece BPE on the training text: {len(subwords.pieces)} pieces")
         pieces = folder / "pieces"

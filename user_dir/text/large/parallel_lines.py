@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from user_dir.errors import CorpusError
-from user_dir.text.lines import clean_line
+from user_dir.text.lines import clean_line, is_readable
 
 LINES_AT_ONCE = 5000
 
@@ -76,11 +76,6 @@ def clean_pairs(
             continue
         pairs.append((number, text[0], text[1]))
     return CleanPairs(len(lines.sides[0]), pairs, dropped)
-
-
-def is_readable(line: str) -> bool:
-    """Whether a cleaned line shows anything."""
-    return any(char.isprintable() for char in line)
 
 
 class PairWriter:

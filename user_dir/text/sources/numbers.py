@@ -16,6 +16,7 @@ from user_dir.errors import CorpusError
 from user_dir.text.corpus import SPLITS, Corpus
 from user_dir.text.lines import clean_line
 from user_dir.text.pairs import Pair
+from user_dir.text.sampling import share_out
 
 DEFAULT_LANGUAGES = (
     *("cs", "da", "de", "es", "fi", "fr", "hu", "id", "it", "nl"),
@@ -87,16 +88,6 @@ def spell(number: int, language: str) -> str:
     return clean_line(unicodedata.normalize("NFKC", words))
 
 
-def spread(available: Sequence[int], total: int) -> list[int]:
-    """Parts of `total` as equal as the `available` amounts allow; less if they do not suffice."""
-    parts = [0] * len(available)
-    smallest_first = sorted(range(len(available)), key=lambda index: available[index])
-    for position, index in enumerate(smallest_first):
-        parts[index] = min(available[index], total // (len(available) - position))
-        total -= parts[index]
-    return parts
-
-
 def _check_languages(languages: Sequence[str]) -> None:
     for index, language in enumerate(languages):
         if language == "en":
@@ -135,8 +126,8 @@ def _draw_training(plan: NumbersPlan, rng: random.Random, taken: frozenset[int])
     lengths = [_numbers_of_length(digits) for digits in range(1, plan.max_digits + 1)]
     held = [sum(number in numbers for number in taken) for numbers in lengths]
     available = [len(numbers) - count for numbers, count in zip(lengths, held, strict=True)]
-    counts = spread(available, plan.train_pairs_per_language)
-    _check_enough(sum(counts), plan.train_pairs_per_language, "--train-pairs-per-language")
+    counts = share_out(available, plan.train_pairs_per_language)
+    _check_enough(sum(counts), plan.train_pairs_per_language, flag="--train-pairs-per-language")
     drawn = []
     for numbers, count, excluded in zip(lengths, counts, held, strict=True):
         # Enough of them that `count` are left without the held-out ones.
@@ -147,8 +138,8 @@ def _draw_training(plan: NumbersPlan, rng: random.Random, taken: frozenset[int])
 
 
 def _draw(rng: random.Random, pools: list[list[int]], total: int, *, flag: str) -> list[int]:
-    counts = spread([len(pool) for pool in pools], total)
-    _check_enough(sum(counts), total, flag)
+    counts = share_out([len(pool) for pool in pools], total)
+    _check_enough(sum(counts), total, flag=flag)
     drawn = [
         number
         for pool, count in zip(pools, counts, strict=True)
@@ -158,7 +149,7 @@ def _draw(rng: random.Random, pools: list[list[int]], total: int, *, flag: str) 
     return drawn
 
 
-def _check_enough(found: int, wanted: int, flag: str) -> None:
+def _check_enough(found: int, wanted: int, *, flag: str) -> None:
     if found < wanted:
         raise CorpusError(
             f"{flag} asks for {wanted} different numbers in a language, but only {found} are to be "

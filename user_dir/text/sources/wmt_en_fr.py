@@ -17,11 +17,10 @@ from user_dir.text.large.parallel_lines import (
     PairWriter,
     RawLines,
     clean_pairs,
-    is_readable,
     read_aligned,
 )
 from user_dir.text.large.worker_pool import map_in_order
-from user_dir.text.lines import clean_line, write_lines
+from user_dir.text.lines import clean_line, is_readable, write_lines
 from user_dir.text.sources.archives import open_member
 from user_dir.text.sources.moses import moses_normaliser
 

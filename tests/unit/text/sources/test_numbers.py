@@ -4,12 +4,12 @@ import pytest
 
 from user_dir.errors import CorpusError
 from user_dir.text.corpus import SPLITS
+from user_dir.text.sampling import share_out
 from user_dir.text.sources.numbers import (
     DEFAULT_LANGUAGES,
     NumbersPlan,
     numbers_corpus,
     spell,
-    spread,
 )
 
 PLAN = NumbersPlan(
@@ -113,6 +113,6 @@ def test_a_language_that_writes_two_numbers_alike_or_nothing_is_refused(monkeypa
 
 
 def test_spread_is_as_even_as_possible():
-    assert spread([10, 2, 10], 12) == [5, 2, 5]
-    assert spread([1, 1], 5) == [1, 1]
-    assert sum(spread([9, 81, 810, 8100], 1000)) == 1000
+    assert share_out([10, 2, 10], 12) == [5, 2, 5]
+    assert share_out([1, 1], 5) == [1, 1]
+    assert sum(share_out([9, 81, 810, 8100], 1000)) == 1000
