@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class CorpusError(UserError):
     """Text, or a folder of it, that cannot be used as it is."""
+
+
+class MisfitError(UserError):
+    """A checkpoint that does not fit the model; whoever knows the file's name adds it."""

@@ -18,7 +18,7 @@ from user_dir.checkpoints.layout import (
     save_layout,
     trained_cluster_groups,
 )
-from user_dir.errors import UserError
+from user_dir.errors import MisfitError, UserError
 from user_dir.fast_moe.build import MoeParts
 from user_dir.fast_moe.config import LayerKind, MoeConfig
 from user_dir.fast_moe.experts.sharding import scale_expert_gradients
@@ -173,7 +173,7 @@ class ScomoeModel(TransformerModel):
         try:
             return super().load_state_dict(state_dict, strict, model_cfg, args)
         except RuntimeError as error:  # torch's list of all tensors that differ
-            raise UserError(describe_misfit(state_dict, self)) from error
+            raise MisfitError(describe_misfit(state_dict, self)) from error
 
 
 def check_stacks(config: MoeConfig, args: Namespace) -> None:

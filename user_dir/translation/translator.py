@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from user_dir.errors import UserError
+from user_dir.errors import MisfitError, UserError
 from user_dir.text.leftovers import name_without
 from user_dir.text.pairs import Pair
 
@@ -162,7 +162,7 @@ def _load_models(decoding: Decoding) -> tuple[list, Any]:
             models, _, task = checkpoint_utils.load_model_ensemble_and_task(
                 decoding.paths, arg_overrides={**decoding.overrides, "data": data}
             )
-    except RuntimeError as error:  # of load_state_dict, a line for each tensor
+    except (RuntimeError, MisfitError) as error:  # of load_state_dict, or our sentence on it
         reason = " ".join(" ".join(str(error).splitlines()[:3]).split())
         raise UserError(
             f"--path ({':'.join(decoding.paths)}) does not fit its options or the dictionaries in "
