@@ -174,7 +174,7 @@ def _clusters(
     by_rank = [sum(counts[v * per_rank : (v + 1) * per_rank]) for v in range(num_hosted)]
     sizes = agree_on_sizes(by_rank, shares, device=device)
     num_rows, num_tokens = sum(by_rank), sizes.num_tokens
-    # Copied to the device, beside the quotas: how many rows each expert has. The rest is made there.
+    # Copied to the device, as the quotas are: the rows of each expert. The rest is made there.
     counts_L = torch.tensor(counts).to(device)
     counts_V = counts_L.view(num_hosted, per_rank).sum(1)
     starts_V = counts_V.cumsum(0) - counts_V
