@@ -40,6 +40,13 @@ SMALL = {
     "moe_nodes": 2,
     "moe_ranks_per_node": 2,
 }
+# Wide enough for the shares of Feat.
+WIDE = {**SMALL, "encoder_embed_dim": 32}
+SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
+FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
+CROSS_AND_SELF = {"no_cross_attention": True, "cross_self_attention": True}
+
+LENGTHS = [7, 3, 9, 4, 6, 2]
 
 
 def make_batch(lengths: list[int], *, seed: int = 5, target_lengths: list[int] | None = None):

@@ -19,28 +19,38 @@ _TEMPORARY = "scomoe-run-"
 _UNHELD = "new."
 
 
-def open_held(path: Path) -> BinaryIO:
-    """Create a file that is held until it is closed."""
-    unheld = path.with_name(_UNHELD + path.name)
-    file = unheld.open("xb")
-    _lock(file.fileno())
-    unheld.rename(path)
-    return file
+@contextmanager
+def held_file(path: Path) -> Iterator[BinaryIO]:
+    """Create a file that is held meanwhile; at the end it goes, unless it got another name."""
+    with _unheld(path).open("xb") as file, _held(path, file.fileno()):
+        yield file
 
 
 @contextmanager
-def held_folder(path: Path, *, mode: int = 0o777) -> Iterator[None]:
-    """Create a folder that is held meanwhile; at the end what is left of it goes."""
-    unheld = path.with_name(_UNHELD + path.name)
-    unheld.mkdir(mode=mode)
-    descriptor = os.open(unheld, os.O_RDONLY)
+def held_folder(path: Path, *, mode: int = 0o777) -> Iterator[Path]:
+    """Create a folder that is held meanwhile; at the end it goes, unless it got another name."""
+    _unheld(path).mkdir(mode=mode)
+    descriptor = os.open(_unheld(path), os.O_RDONLY)
+    try:
+        with _held(path, descriptor):
+            yield path
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _held(path: Path, descriptor: int) -> Iterator[None]:
     try:
         _lock(descriptor)
-        unheld.rename(path)
+        _unheld(path).rename(path)
         yield
     finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(descriptor)
+        with suppress(OSError):
+            _remove(path)
+
+
+def _unheld(path: Path) -> Path:
+    return path.with_name(_UNHELD + path.name)
 
 
 @contextmanager
@@ -101,14 +111,17 @@ def remove_leftovers(folder: Path, name: re.Pattern[str]) -> None:
 def _remove_unless_held(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        if not _lock(descriptor):
-            return
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if _lock(descriptor):
+            _remove(path)
     finally:
         os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
 
 
 def _lock(descriptor: int) -> bool:

@@ -1,6 +1,5 @@
 """Reading text that people hand us, and saying by file and line what is wrong with it."""
 
-import codecs
 import gzip
 import io
 import zlib
@@ -27,9 +26,7 @@ def read_lines(path: str | Path) -> list[str]:
     """
     path = Path(path)
     lines = []
-    for number, line in enumerate(
-        decode_lines(_read_bytes(path), name=str(path), what="the file"), start=1
-    ):
+    for number, line in enumerate(decode_lines(_read_bytes(path), name=str(path)), start=1):
         if not is_readable(line):
             raise CorpusError(
                 f"{path}, line {number}: empty, or nothing but invisible characters; remove this "
@@ -41,27 +38,32 @@ def read_lines(path: str | Path) -> list[str]:
     return lines
 
 
-def decode_lines(data: bytes, *, name: str, what: str = "it") -> Iterator[str]:
+def decode_line(raw: bytes) -> str:
+    """The cleaned line of UTF-8 text, without a byte order mark before it.
+
+    Raises `UnicodeDecodeError` for other bytes.
+    """
+    return clean_line(raw.decode().lstrip("\ufeff"))
+
+
+def decode_lines(
+    data: bytes, *, name: str, cure: str = "convert it, for example with iconv -t UTF-8"
+) -> Iterator[str]:
     """The cleaned lines of UTF-8 text, empty ones too; only a line feed ends one.
 
-    Raises `CorpusError` for other bytes: `name` says where they come from, `what` is to be
-    converted.
+    Raises `CorpusError` for other bytes: `name` says where they come from, `cure` what would do.
     """
     raw_lines = data.split(b"\n")
     if raw_lines[-1] == b"":  # what follows the last line's end is not a line
         raw_lines.pop()
     for number, raw in enumerate(raw_lines, start=1):
-        if number == 1:  # a byte order mark at the start of a file is no part of its sentence
-            raw = raw.removeprefix(codecs.BOM_UTF8)
         try:
-            text = raw.decode()
+            yield decode_line(raw)
         except UnicodeDecodeError as error:
             raise CorpusError(
                 f"{name}, line {number}: not valid UTF-8 (byte 0x{raw[error.start]:02x} at "
-                f"position {error.start + 1} of the line); convert {what}, for example with "
-                "iconv -t UTF-8"
+                f"position {error.start + 1} of the line); {cure}"
             ) from None
-        yield clean_line(text)
 
 
 def is_readable(line: str) -> bool:

@@ -1,7 +1,9 @@
 """Several local processes that translate batches: copies of the models, or shares of their experts.
 
 The parent hands a batch to whoever is idle. It ends all workers when one fails, and a worker
-ends when the parent is gone.
+ends when the parent is gone. This is no pool as `text.large.worker_pool` is: a worker is somebody
+with a device, a loaded model and perhaps a share of its experts, which has to be told from the
+others; it is started afresh, not forked, and its own sentence is what the user gets to read.
 """
 
 import multiprocessing

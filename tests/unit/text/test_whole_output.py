@@ -1,9 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 
-from user_dir.errors import CorpusError
-from user_dir.text.whole_output import new_folder
+from user_dir.errors import CorpusError, UserError
+from user_dir.text.whole_output import new_folder, write_whole
 
 
 def prepared(folder):
@@ -60,3 +61,12 @@ def test_an_empty_folder_and_the_target_of_a_link_are_used(tmp_path):
         (folder / "spm.model").write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "spm.model").read_text() == "new"
+
+
+def test_where_nothing_can_be_written_the_option_is_named():
+    out = Path("/proc/scomoe")  # where not even root can
+    message = r"\(/proc/scomoe\): nothing can be written in /proc .*name a folder that exists"
+    with pytest.raises(UserError, match=f"^--output {message}"):
+        write_whole(out, "text", flag="--output")
+    with pytest.raises(UserError, match=f"^--out {message}"), new_folder(out, overwrite=False):
+        pass

@@ -1,13 +1,19 @@
-"""The model around the layers: fairseq's own without mixtures, recomputation, cached decoding."""
+"""The model around the layers: fairseq's own without mixtures, ranks of sentences, options."""
 
 import pytest
 import torch
 
-from tests.support.models import DICTIONARY, SMALL, build_model, loss_of, make_batch
+from tests.support.models import (
+    CROSS_AND_SELF,
+    DICTIONARY,
+    LENGTHS,
+    SMALL,
+    build_model,
+    loss_of,
+    make_batch,
+)
 from user_dir.errors import UserError
 from user_dir.fast_moe.experts.ffn import ExpertFFN
-
-LENGTHS = [7, 3, 9, 4, 6, 2]
 
 
 @pytest.mark.parametrize("share_all", [True, False])
@@ -39,59 +45,6 @@ def test_without_mixtures_the_model_is_fairseqs_transformer(share_all, pre_norm)
     ):
         assert torch.equal(mine, theirs), name
         assert torch.equal(mine.grad, theirs.grad), name
-
-
-@pytest.mark.parametrize("capacity_factor", [0.5, 0])
-def test_recomputed_activations_give_the_same_gradients(capacity_factor):
-    options = {**SMALL, "dropout": 0.2, "capacity_factor": capacity_factor}
-    net_input, target = make_batch(LENGTHS)
-    grads = []
-    for recompute in (False, True):
-        model = build_model(**options, checkpoint_activations=recompute).train()
-        torch.manual_seed(3)
-        loss_of(model, net_input, target).backward()
-        grads.append({name: p.grad for name, p in model.named_parameters()})
-    for name, grad in grads[0].items():
-        torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-5)
-    assert all(grad.abs().sum() > 0 for name, grad in grads[0].items() if "projection" in name)
-
-
-CROSS_AND_SELF = {"no_cross_attention": True, "cross_self_attention": True}
-
-
-@pytest.mark.parametrize("options", [{}, {"moe_top1_expert": True}, CROSS_AND_SELF])
-def test_cached_decoding_equals_the_full_forward_pass(options):
-    model = build_model(**SMALL, **options).double().eval()
-    net_input, _ = make_batch(LENGTHS)
-    prev = net_input["prev_output_tokens"]
-    with torch.no_grad():
-        encoder_out = model.encoder(net_input["src_tokens"], net_input["src_lengths"])
-        full, _ = model.decoder(prev, encoder_out=encoder_out)
-        cache: dict = {}
-        for step in range(prev.shape[1]):
-            logits, _ = model.decoder(
-                prev[:, : step + 1], encoder_out=encoder_out, incremental_state=cache
-            )
-            is_real = prev[:, step] != DICTIONARY.pad()
-            torch.testing.assert_close(
-                logits[is_real, -1], full[is_real, step], atol=1e-6, rtol=1e-5
-            )
-
-
-@pytest.mark.parametrize("top1", [False, True])
-def test_a_sentence_does_not_depend_on_its_batch(top1):
-    model = build_model(**SMALL, moe_top1_expert=top1).double().eval()
-    net_input, _ = make_batch(LENGTHS)
-    with torch.no_grad():
-        together = model.decoder(
-            net_input["prev_output_tokens"],
-            encoder_out=model.encoder(net_input["src_tokens"], net_input["src_lengths"]),
-        )[0]
-        for i, length in enumerate(LENGTHS):
-            src = net_input["src_tokens"][i : i + 1, -length:]
-            prev = net_input["prev_output_tokens"][i : i + 1, : LENGTHS[::-1][i]]
-            alone = model.decoder(prev, encoder_out=model.encoder(src))[0]
-            torch.testing.assert_close(together[i : i + 1, : prev.shape[1]], alone)
 
 
 def test_reordered_sentences_keep_their_ranks():

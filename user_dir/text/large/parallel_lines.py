@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from user_dir.errors import CorpusError
-from user_dir.text.lines import clean_line, is_readable
+from user_dir.text.lines import decode_line, is_readable
 
 LINES_AT_ONCE = 5000
 
@@ -65,7 +65,7 @@ def clean_pairs(
     dropped: Counter[str] = Counter()
     for number, raw in enumerate(zip(*lines.sides, strict=True), start=lines.first):
         try:
-            text = [clean_line(side.decode("utf-8").lstrip("\ufeff")) for side in raw]
+            text = [decode_line(side) for side in raw]
         except UnicodeDecodeError:
             dropped["not UTF-8"] += 1
             continue

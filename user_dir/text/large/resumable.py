@@ -3,17 +3,17 @@
 import errno
 import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from user_dir.errors import CorpusError
 from user_dir.text.large.worker_pool import map_as_done
+from user_dir.text.whole_output import write_whole
 
 Facts = dict[str, Any]
 
@@ -153,17 +153,7 @@ class StageLog:
             "facts": facts,
             "seconds": round(seconds, 1),
         }
-        path = self._marker(stage)
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                json.dump(marker, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            with suppress(FileNotFoundError):
-                partial.unlink()
+        write_whole(self._marker(stage), json.dumps(marker, indent=1), flag="--out")
 
     def _marker(self, stage: Stage) -> Path:
         return self.markers / f"{stage.name.replace(' ', '.')}.json"

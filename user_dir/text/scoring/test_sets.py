@@ -5,7 +5,7 @@ from pathlib import Path
 
 from user_dir.errors import CorpusError
 from user_dir.text.corpus import side_name
-from user_dir.text.lines import clean_line, read_parallel
+from user_dir.text.lines import decode_lines, read_parallel
 from user_dir.text.pairs import Pair, parse_directions
 
 
@@ -81,25 +81,12 @@ def read_translated(folder: Path, subset: str, test_set: TestSet) -> Translated 
     path = folder / translation_name(subset, test_set.direction)
     if not path.exists():
         return None
-    # A translation may be empty, and only a line feed ends it.
-    raw_lines = path.read_bytes().split(b"\n")
-    if raw_lines[-1] == b"":  # what follows the last line's end is not a line
-        raw_lines.pop()
-    lines = [_decode(raw, path, number) for number, raw in enumerate(raw_lines, start=1)]
+    # A translation may be empty. Another program may have put other white space into it.
+    anew = "remove the file to translate it anew"
+    lines = list(decode_lines(path.read_bytes(), name=str(path), cure=anew))
     if len(lines) != len(test_set.references):
         raise CorpusError(
             f"{path} has {len(lines)} lines, but the {subset} set of {test_set.direction} has "
-            f"{len(test_set.references)}; remove the file to translate it anew"
+            f"{len(test_set.references)}; {anew}"
         )
     return Translated(test_set, lines)
-
-
-def _decode(raw: bytes, path: Path, number: int) -> str:
-    try:
-        # Another program may have put a carriage return or a second space into it.
-        return clean_line(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path}, line {number}: not valid UTF-8 (byte 0x{raw[error.start]:02x}); remove the "
-            "file to translate it anew"
-        ) from None
