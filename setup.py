@@ -11,6 +11,7 @@ COMMANDS = (
     "report",
     "prepare-numbers",
     "prepare-multi30k",
+    "prepare-debian",
     "prepare-opus100",
     "prepare-wmt-en-fr",
 )

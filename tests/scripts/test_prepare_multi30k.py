@@ -61,6 +61,13 @@ def test_many_directions_share_one_dictionary_and_store_each_pair_once(raw, tmp_
     assert french == (tmp_path / "out/raw/train.en-fr.fr").read_text("utf-8").splitlines()
 
 
+def test_pairs_may_share_a_target_language(raw, tmp_path):
+    assert prepare(raw, tmp_path / "out", pair="en-de,fr-de") == 0
+    assert read_side(tmp_path / "out", "train", "fr-de", "de") == read_side(
+        tmp_path / "out", "train", "en-de", "de"
+    )
+
+
 def test_the_same_input_gives_the_same_bytes(raw, tmp_path):
     for name in ("first", "second"):
         assert prepare(raw, tmp_path / name) == 0

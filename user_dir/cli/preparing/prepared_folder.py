@@ -75,7 +75,8 @@ def binarise(
     try:
         with name_without(",", pieces) as prefix:  # which fairseq would split there
             arguments = ["--source-lang", pair.source, "--target-lang", pair.target]
-            arguments += ["--joined-dictionary", "--srcdict", f"{prefix}/dict.txt"]
+            # Not --joined-dictionary: it refuses a target that another pair has already.
+            arguments += [f"--{side}dict={prefix}/dict.txt" for side in ("src", "tgt")]
             arguments += [f"--{split}pref={prefix}/{split}.{pair}" for split in splits]
             arguments += [f"--destdir={destination}", "--workers", str(workers)]
             preprocess.main(options.get_preprocessing_parser().parse_args(arguments))
