@@ -9,6 +9,7 @@ COMMANDS = (
     "average",
     "compare",
     "report",
+    "prepare",
     "prepare-numbers",
     "prepare-multi30k",
     "prepare-debian",

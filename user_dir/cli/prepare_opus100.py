@@ -84,7 +84,7 @@ def _prepare(args: argparse.Namespace) -> None:
         )
 
 
-def _plan(args: argparse.Namespace, inputs: dict[str, Any], directions: list[Pair]) -> Plan:
+def _plan(args: argparse.Namespace, inputs: list[list[Any]], directions: list[Pair]) -> Plan:
     return Plan(
         folder=Folder(args.out),
         directions=directions,
@@ -95,14 +95,14 @@ def _plan(args: argparse.Namespace, inputs: dict[str, Any], directions: list[Pai
     )
 
 
-def _inputs(args: argparse.Namespace, *, or_nothing: bool = False) -> dict[str, Any]:
+def _inputs(args: argparse.Namespace, *, or_nothing: bool = False) -> list[list[Any]]:
     try:
         if args.tarball:
             return file_identity([args.tarball])
         supervised = find_supervised(args.raw)
     except (CorpusError, OSError) as error:
         if or_nothing:
-            return {}
+            return []
         if isinstance(error, OSError):
             raise CorpusError(f"--tarball ({args.tarball}): {error.strerror}") from None
         raise
@@ -111,7 +111,7 @@ def _inputs(args: argparse.Namespace, *, or_nothing: bool = False) -> dict[str, 
     return file_identity(path for one in found if one for path in (one.source, one.target))
 
 
-def _unpacked(log: StageLog, args: argparse.Namespace, inputs: dict[str, Any]) -> Path:
+def _unpacked(log: StageLog, args: argparse.Namespace, inputs: list[list[Any]]) -> Path:
     """Unpack the tarball, or the chosen pairs of it, into the work folder."""
     folder = Folder(args.out).work / "supervised"
     settings = {"inputs": inputs, "directions": args.directions}

@@ -117,7 +117,7 @@ def _check(args: argparse.Namespace) -> None:
         raise CorpusError("--mirror goes with --download")
 
 
-def _plan(args: argparse.Namespace, corpora: Sequence[Source], inputs: dict[str, Any]) -> Plan:
+def _plan(args: argparse.Namespace, corpora: Sequence[Source], inputs: list[list[Any]]) -> Plan:
     cleaned = Limits(most=args.max_pieces, ratio=args.ratio)
     return Plan(
         folder=Folder(args.out),
@@ -132,12 +132,12 @@ def _plan(args: argparse.Namespace, corpora: Sequence[Source], inputs: dict[str,
 
 def _inputs(
     archives: Path, corpora: Sequence[Source], *, or_nothing: bool = False
-) -> dict[str, Any]:
+) -> list[list[Any]]:
     try:
         places = {source: locate(archives, source) for source in [*corpora, TEST]}
     except CorpusError:
         if or_nothing:
-            return {}
+            return []
         raise
     return file_identity(
         path for source, place in places.items() for path in input_files(place, source)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from user_dir.errors import CorpusError
 
+_CONVERT = "convert it, for example with iconv -t UTF-8"
+
 
 def clean_line(line: str) -> str:
     """The line without surrounding white space; every inner run of it becomes one space.
@@ -46,9 +48,7 @@ def decode_line(raw: bytes) -> str:
     return clean_line(raw.decode().lstrip("\ufeff"))
 
 
-def decode_lines(
-    data: bytes, *, name: str, cure: str = "convert it, for example with iconv -t UTF-8"
-) -> Iterator[str]:
+def decode_lines(data: bytes, *, name: str, cure: str = _CONVERT) -> Iterator[str]:
     """The cleaned lines of UTF-8 text, empty ones too; only a line feed ends one.
 
     Raises `CorpusError` for other bytes: `name` says where they come from, `cure` what would do.
@@ -61,9 +61,18 @@ def decode_lines(
             yield decode_line(raw)
         except UnicodeDecodeError as error:
             raise CorpusError(
-                f"{name}, line {number}: not valid UTF-8 (byte 0x{raw[error.start]:02x} at "
-                f"position {error.start + 1} of the line); {cure}"
+                encoding_message(error, name=name, number=number, cure=cure)
             ) from None
+
+
+def encoding_message(
+    error: UnicodeDecodeError, *, name: str, number: int, cure: str = _CONVERT
+) -> str:
+    """What to say of a line that is no UTF-8: where it comes from, and what would do."""
+    return (
+        f"{name}, line {number}: not valid UTF-8 (byte 0x{error.object[error.start]:02x} at "
+        f"position {error.start + 1} of the line); {cure}"
+    )
 
 
 def is_readable(line: str) -> bool:

@@ -1,6 +1,7 @@
 """Language pairs: which directions are trained, and which pairs are stored once for both."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from user_dir.errors import CorpusError
@@ -44,6 +45,24 @@ def parse_directions(text: str, *, flag: str = "--pair") -> list[Pair]:
             raise CorpusError(f'{flag} ({text}): "{name}" is there twice; once would do')
         directions.append(pair)
     return directions
+
+
+def language_name(text: str, *, flag: str) -> str:
+    """A language as people write it, such as pt-BR or eng_Latn, without the pairs' hyphen.
+
+    Raises `CorpusError`, naming the flag, if it is none.
+    """
+    name = text.replace("-", "_")
+    if not _LANGUAGE.fullmatch(name):
+        raise CorpusError(f"{flag} ({text}) must be a language such as en, zh_CN or eng_Latn")
+    return name
+
+
+def with_language_names(text: str, languages: Iterable[str]) -> str:
+    """A list of directions in which languages such as pt-BR are called as `language_name` does."""
+    for name in languages:
+        text = text.replace(name.replace("_", "-"), name)
+    return text
 
 
 def stored_pairs(directions: list[Pair]) -> list[Pair]:

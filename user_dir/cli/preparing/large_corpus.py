@@ -20,10 +20,10 @@ from user_dir.text.sampling import TextFile, sample_lines
 from user_dir.text.subwords import Subwords, learn_subwords
 
 
-def file_identity(paths: Iterable[Path]) -> dict[str, Any]:
-    """Size and time of change of some files: enough to notice that they are other ones."""
-    status = {path.name: path.stat() for path in paths}
-    return {name: [one.st_size, one.st_mtime_ns] for name, one in status.items()}
+def file_identity(paths: Iterable[Path]) -> list[list[Any]]:
+    """Name, size and time of change of some files: enough to notice that they are other ones."""
+    status = [(path.name, path.stat()) for path in paths]
+    return [[name, one.st_size, one.st_mtime_ns] for name, one in status]
 
 
 def is_finished(log: StageLog, plan: Plan) -> bool:
@@ -137,6 +137,8 @@ def _encode(plan: Plan, text: PairText, *, workers: int) -> Facts:
 def _tell_kept(facts: Iterable[Facts]) -> None:
     for split in SPLITS:
         having = [one for one in facts if split in one["kept"]]
+        if not having:
+            continue
         kept, read = (sum(one[key][split] for one in having) for key in ("kept", "read"))
         step(f"{split}: {kept:,} of {read:,} sentence pairs kept, {len(having)} language pair(s)")
 

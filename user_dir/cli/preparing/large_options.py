@@ -13,7 +13,7 @@ from user_dir.text.large.worker_pool import default_workers
 class LargeOptions:
     """What all large corpora are prepared with."""
 
-    directions: str
+    directions: str | None
     vocab_size: int
     input_sentence_size: int
     character_coverage: float

@@ -73,7 +73,7 @@ class Plan:
     limits: Mapping[str, Limits]
     given: LargeOptions
     options: dict[str, Any]  # that cleaning the text depends on
-    inputs: dict[str, Any]  # size and time of what it was read from
+    inputs: list[list[Any]]  # name, size and time of what it was read from
 
     @property
     def text_settings(self) -> dict[str, Any]:

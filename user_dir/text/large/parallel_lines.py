@@ -2,15 +2,14 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 from user_dir.errors import CorpusError
-from user_dir.text.lines import decode_line, is_readable
+from user_dir.text.lines import decode_line, encoding_message, is_readable
 
 LINES_AT_ONCE = 5000
 
@@ -33,23 +32,21 @@ class CleanPairs:
 
 
 def read_aligned(
-    source: BinaryIO, target: BinaryIO, *, names: tuple[str, str]
+    source: Iterable[bytes], target: Iterable[bytes], *, names: tuple[str, str]
 ) -> Iterator[RawLines]:
     """Both texts in step; `CorpusError` if one of them is longer or damaged."""
     first = 0
+    texts = iter(source), iter(target)
     while True:
-        sides = [
-            _some_lines(file, name, first)
-            for file, name in zip((source, target), names, strict=True)
-        ]
+        sides = [_some_lines(text, name, first) for text, name in zip(texts, names, strict=True)]
         if len(sides[0]) != len(sides[1]):
             counts = [
-                first + len(side) + sum(1 for _ in file)
-                for side, file in zip(sides, (source, target), strict=True)
+                first + len(side) + sum(1 for _ in text)
+                for side, text in zip(sides, texts, strict=True)
             ]
             raise CorpusError(
                 f"{names[0]} has {counts[0]} lines but {names[1]} has {counts[1]}; line N of both "
-                "must be the same sentence: get the files again"
+                "must be the same sentence: mend the files or get them again"
             )
         if not sides[0]:
             return
@@ -58,15 +55,24 @@ def read_aligned(
 
 
 def clean_pairs(
-    lines: RawLines, *, normalise: tuple[Callable[[str], str], Callable[[str], str]] | None = None
+    lines: RawLines,
+    *,
+    normalise: tuple[Callable[[str], str], Callable[[str], str]] | None = None,
+    names: tuple[str, str] | None = None,
 ) -> CleanPairs:
-    """Decode and clean both sides, and drop a pair with a side that holds nothing readable."""
+    """Decode and clean both sides, and drop a pair with a side that holds nothing readable.
+
+    One that is not UTF-8 is dropped too; with the sides' `names` a `CorpusError` tells of it.
+    """
     pairs = []
     dropped: Counter[str] = Counter()
     for number, raw in enumerate(zip(*lines.sides, strict=True), start=lines.first):
         try:
             text = [decode_line(side) for side in raw]
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as error:
+            if names is not None:
+                name = names[error.object != raw[0]]
+                raise CorpusError(encoding_message(error, name=name, number=number + 1)) from None
             dropped["not UTF-8"] += 1
             continue
         if normalise is not None:
@@ -103,9 +109,9 @@ class PairWriter:
         self.num_lines += 1
 
 
-def _some_lines(file: BinaryIO, name: str, first: int) -> list[bytes]:
+def _some_lines(text: Iterator[bytes], name: str, first: int) -> list[bytes]:
     try:
-        return list(islice(file, LINES_AT_ONCE))
+        return list(islice(text, LINES_AT_ONCE))
     # tarfile's errors are OSErrors too; a full disk is no damage, but nothing is written here.
     except (EOFError, OSError, zlib.error) as error:
         raise CorpusError(

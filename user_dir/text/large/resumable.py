@@ -6,12 +6,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from user_dir.errors import CorpusError
+from user_dir.errors import UserError
 from user_dir.text.large.worker_pool import map_as_done
 from user_dir.text.whole_output import write_whole
 
@@ -47,7 +47,9 @@ class StageLog:
     def locked(self) -> Iterator[None]:
         """Make the folder and keep other runs out of it.
 
-        Raises `CorpusError` if one is at work there, or if `out` holds something else.
+        A folder in which no stage was finished goes again with an error.
+
+        Raises `UserError` if one is at work there, or if `out` holds something else.
         """
         _refuse_foreign_folder(self.out)
         self.markers.mkdir(parents=True, exist_ok=True)
@@ -55,17 +57,27 @@ class StageLog:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise CorpusError(
+                raise UserError(
                     f"--out ({self.out}): another run is preparing a corpus there; wait for it"
                 ) from None
             except OSError:
                 pass  # some shared file systems know no locks
-            yield
+            try:
+                yield
+            except BaseException:
+                self._remove_if_nothing_was_done()
+                raise
+
+    def _remove_if_nothing_was_done(self) -> None:
+        if not any(self.markers.iterdir()):
+            shutil.rmtree(self.markers.parent)
+            with suppress(OSError):  # other files are the user's
+                self.out.rmdir()
 
     def facts(self, stage: Stage) -> Facts | None:
         """What a finished stage returned; None if it must run.
 
-        Raises `CorpusError` if it was finished with other settings and `overwrite` is off.
+        Raises `UserError` if it was finished with other settings and `overwrite` is off.
         """
         try:
             marker = json.loads(self._marker(stage).read_text(encoding="utf-8"))
@@ -97,9 +109,9 @@ class StageLog:
         self._marker(stage).unlink(missing_ok=True)
 
     def refuse(self, what: str) -> None:
-        """Raise `CorpusError`, saying what differs from an earlier run, unless `overwrite`."""
+        """Raise `UserError`, saying what differs from an earlier run, unless `overwrite`."""
         if not self.overwrite:
-            raise CorpusError(
+            raise UserError(
                 f"--out ({self.out}) was prepared with {what}; name another folder, or add "
                 "--overwrite to redo what depends on it"
             )
@@ -134,7 +146,7 @@ class StageLog:
         except BaseException as error:
             _remove(stage.outputs)
             if isinstance(error, OSError) and self._is_full(error):
-                raise CorpusError(
+                raise UserError(
                     f"{stage.name}: no room left for {self.out} ({error.strerror or error}); "
                     "finished stages are kept, and the same command goes on there once there is "
                     "more room"
@@ -202,9 +214,9 @@ def _duration(seconds: float) -> str:
 
 def _refuse_foreign_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise CorpusError(f"--out ({out}) is a file; name a folder")
+        raise UserError(f"--out ({out}) is a file; name a folder")
     if out.exists() and any(out.iterdir()) and not (out / "work" / "stages").is_dir():
-        raise CorpusError(
+        raise UserError(
             f"--out ({out}) exists and was not begun by this command; name another folder"
         )
 

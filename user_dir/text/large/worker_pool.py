@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from user_dir.errors import CorpusError
+from user_dir.errors import UserError
 
 _PR_SET_PDEATHSIG = 1  # Linux
 
@@ -80,7 +80,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         yield executor
     except BrokenProcessPool:
         executor.shutdown(cancel_futures=True)
-        raise CorpusError(
+        raise UserError(
             "a worker process was killed, perhaps for want of memory; try fewer --workers"
         ) from None
     except BaseException as error:

@@ -1,8 +1,6 @@
 """OPUS-100 v1.0 as it is published: finding, unpacking and cleaning its language pairs."""
 
-import hashlib
 import re
-from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
@@ -12,6 +10,7 @@ from typing import Any
 from user_dir.errors import CorpusError
 from user_dir.text.large.encoding import TextPair
 from user_dir.text.large.parallel_lines import PairWriter, clean_pairs, read_aligned
+from user_dir.text.large.sentence_hashes import read_hashes, sentence_hash, write_hashes
 from user_dir.text.pairs import Pair, parse_directions
 from user_dir.text.sources.archives import copy_stream, each_file
 
@@ -116,9 +115,8 @@ def write_test_hashes(supervised: Path, pairs: Sequence[Pair], path: Path) -> in
             names = str(files.source), str(files.target)
             for lines in read_aligned(source, target, names=names):
                 for _, *texts in clean_pairs(lines).pairs:
-                    hashes.update(map(_hash, pair.languages, texts))
-    with path.open("wb") as file:
-        array("Q", sorted(hashes)).tofile(file)
+                    hashes.update(map(sentence_hash, pair.languages, texts))
+    write_hashes(path, hashes)
     return len(hashes)
 
 
@@ -135,7 +133,7 @@ def write_pair_text(
     Returns {split: lines}, why pairs were dropped, and the number of training pairs of which a
     side, in its language, is a sentence of any test set.
     """
-    in_tests = _read_hashes(test_hashes)
+    in_tests = read_hashes([test_hashes])
     facts: dict[str, Any] = {"lines": {}, "dropped": {}, "test_overlap": 0}
     for split, output in outputs.items():
         files = split_files(supervised, pair, split)
@@ -152,7 +150,7 @@ def write_pair_text(
                 dropped.update(cleaned.dropped)
                 for _, *texts in cleaned.pairs:
                     if split == "train" and any(
-                        _hash(language, text) in in_tests
+                        sentence_hash(language, text) in in_tests
                         for language, text in zip(pair.languages, texts, strict=True)
                     ):
                         facts["test_overlap"] += 1
@@ -168,15 +166,3 @@ def write_pair_text(
 
 def _from_english_first(pair: Pair) -> tuple[Pair, Pair]:
     return (pair.reversed(), pair) if pair.target == "en" else (pair, pair.reversed())
-
-
-def _hash(language: str, line: str) -> int:
-    digest = hashlib.blake2b(f"{language}\t{line}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
-def _read_hashes(path: Path) -> frozenset[int]:
-    hashes = array("Q")
-    with path.open("rb") as file:
-        hashes.fromfile(file, path.stat().st_size // hashes.itemsize)
-    return frozenset(hashes)

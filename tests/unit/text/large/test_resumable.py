@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 
-from user_dir.errors import CorpusError
+from user_dir.errors import UserError
 from user_dir.text.large.resumable import Stage, StageLog, format_size
 
 
@@ -55,7 +55,7 @@ def test_other_settings_are_refused_unless_overwritten(tmp_path, said):
     work = partial(write, path, "abc")
     start(tmp_path / "out", said).run(Stage("a", {"n": 1, "m": 1}, [path], work))
     changed = Stage("a", {"n": 2, "m": 1}, [path], partial(write, path, "abcd"))
-    with pytest.raises(CorpusError, match=r"other settings \(n; stage a\)"):
+    with pytest.raises(UserError, match=r"other settings \(n; stage a\)"):
         start(tmp_path / "out", said).run(changed)
     assert path.read_text() == "abc"
     assert start(tmp_path / "out", said, overwrite=True).run(changed) == {"length": 4}
@@ -73,7 +73,7 @@ def test_a_failed_stage_leaves_nothing_and_the_others_stay(tmp_path, said):
         Stage("a", {}, [first], partial(write, first, "abc")),
         Stage("b", {}, [second], fill_disk),
     ]
-    with pytest.raises(CorpusError, match=r"^b: no room left for .*finished stages are kept"):
+    with pytest.raises(UserError, match=r"^b: no room left for .*finished stages are kept"):
         log.run_all("both", stages, workers=1)
     assert not second.exists() and log.facts(stages[0]) == {"length": 3}
     assert log.facts(stages[1]) is None
@@ -93,7 +93,7 @@ def test_side_by_side_stages_return_facts_in_their_order(tmp_path, said):
 
 def test_two_runs_do_not_share_a_folder(tmp_path, said):
     log = StageLog(tmp_path / "out", overwrite=False, tell=said.append)
-    with log.locked(), pytest.raises(CorpusError, match="another run is preparing"), log.locked():
+    with log.locked(), pytest.raises(UserError, match="another run is preparing"), log.locked():
         pass
 
 

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from user_dir.errors import CorpusError
+from user_dir.errors import CorpusError, UserError
 from user_dir.text.large.worker_pool import map_as_done, map_in_order
 
 
@@ -51,5 +51,5 @@ def test_a_workers_error_is_raised_here(mapping, workers):
 
 @pytest.mark.parametrize("mapping", [map_in_order, map_as_done])
 def test_a_killed_worker_ends_the_work_with_a_sentence(mapping):
-    with pytest.raises(CorpusError, match="worker process was killed"):
+    with pytest.raises(UserError, match="worker process was killed"):
         list(mapping(die, [1, 2, 3], workers=2))

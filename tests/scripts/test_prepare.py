@@ -1,0 +1,145 @@
+"""One's own text: what `scomoe-prepare` takes, writes and refuses."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.corpus_commands import SENTENCES, read_all, read_side
+from user_dir.cli.prepare import main
+
+SMALL = ("--vocab-size", "90", "--workers", "1")
+
+
+def sentences(language: str, count: int, start: int = 0) -> list[str]:
+    """Parallel sentences; every third English one is there twice, in two translations."""
+    words = SENTENCES[language].split()
+    numbers = [n - (n % 3 == 1 and language == "en") for n in range(start, start + count)]
+    return [" ".join(words[n % 5 : n % 7 + 6]) + f" {n}" for n in numbers]
+
+
+def write(path: Path, lines: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """train.{en,de,fr} with 90 lines and dev.{en,de} with 8."""
+    folder = tmp_path_factory.mktemp("own")
+    for language in SENTENCES:
+        write(folder / f"train.{language}", sentences(language, 90))
+        write(folder / f"dev.{language}", sentences(language, 8, 200))
+    return folder
+
+
+def prepare(out: Path, *arguments: str | Path) -> int:
+    return main([*map(str, arguments), "--out", str(out), *SMALL])
+
+
+def lines_of(out: Path, name: str) -> list[str]:
+    return (out / "raw" / name).read_text("utf-8").splitlines()
+
+
+def test_two_files_a_set_become_a_corpus(own, tmp_path, capfd):
+    (own / "gaps.en").write_text("kept\n\nkept too\n")
+    (own / "gaps.de").write_text("bleibt\nweg\nbleibt auch\n")
+    train = ("--train", own / "train.en", own / "train.de")
+    valid, test = (own / "dev.de", own / "dev.en"), (own / "gaps.en", own / "gaps.de")
+    assert prepare(tmp_path / "out", *train, "--valid", *valid, "--test", *test) == 0
+    out, said = tmp_path / "out", capfd.readouterr().out
+    assert "en-de, test: dropped 1 empty" in said
+    assert (out / "bin/pairs.txt").read_text() == "en-de\n"
+    assert lines_of(out, "test.en-de.en") == ["kept", "kept too"]
+    assert lines_of(out, "valid.en-de.de") == sentences("de", 8, 200)
+    for language in "en", "de":
+        assert read_side(out, "train", "en-de", language) == sentences(language, 90)
+    before = read_all(out)
+    assert prepare(out, *train, "--valid", *valid, "--test", *test) == 0
+    assert "nothing to do" in capfd.readouterr().out and read_all(out) == before
+    assert prepare(out, *train, "--valid", *valid) == 2
+    assert "other settings (sets" in capfd.readouterr().err
+
+
+def test_what_is_held_out_of_several_pairs_is_trained_in_none(own, tmp_path):
+    out = tmp_path / "out"
+    pairs = [("--train", own / "train.en", own / f"train.{other}") for other in ("de", "fr")]
+    held = ("--valid-lines", "4", "--test-lines", "6")
+    assert prepare(out, *pairs[0], *pairs[1], *held) == 0
+    assert (out / "bin/pairs.txt").read_text() == "en-de,de-en,en-fr,fr-en\n"
+    for pair, other in ("en-de", "de"), ("en-fr", "fr"):
+        source, target = (
+            {s: lines_of(out, f"{s}.{pair}.{one}") for s in ("train", "valid", "test")}
+            for one in ("en", other)
+        )
+        assert [len(source["valid"]), len(source["test"])] == [4, 6]
+        for side in source, target:
+            held_out = {*side["valid"], *side["test"]}
+            assert len(held_out) == 10 and held_out.isdisjoint(side["train"])
+        assert 70 <= len(source["train"]) <= 80
+    assert lines_of(out, "test.en-de.en") == lines_of(out, "test.en-fr.en")
+
+
+def test_languages_are_named_as_people_write_them(own, tmp_path, capsys):
+    text = [own / "train.en", write(tmp_path / "train.pt-BR", sentences("fr", 90))]
+    options = ("--valid-lines", "5", "--directions", "pt-BR-en,en-pt_BR")
+    assert prepare(tmp_path / "out", "--train", *text, *options) == 0
+    assert (tmp_path / "out/bin/pairs.txt").read_text() == "pt_BR-en,en-pt_BR\n"
+    assert (tmp_path / "out/bin/dict.pt_BR.txt").exists()
+    flags = ("-s", "eng_Latn", "-t", "pt-BR", "--valid-lines", "500")
+    assert prepare(tmp_path / "more", "--train", *text, *flags) == 2  # so far it went
+    assert "--valid-lines (500): eng_Latn-pt_BR" in capsys.readouterr().err
+
+
+BAD = {
+    "a missing file": ("--train train.en nowhere.de", "--train (nowhere.de): no such file"),
+    "a folder": ("--train train.en .", "--train (.): is no file"),
+    "three files": ("--train train.en train.de train.fr", "--train takes two text files"),
+    "no languages": ("--train a.txt b.txt", "say with -s and -t which they are"),
+    "one of -s and -t": ("--train a.txt b.txt -s en", "-s and -t go together"),
+    "twice the same": ("--train a.txt b.txt -s pt-BR -t pt_BR", "must be two different languages"),
+    "no language": ("--train a.txt b.txt -s en -t 7", "-t (7) must be a language"),
+    "no validation text": ("--train train.en train.de", "--valid is missing"),
+    "no training text": ("--valid dev.en dev.de", "--train is missing"),
+    "a pair without training text": (
+        "--train train.en train.de --valid dev.en dev.fr",
+        "--valid (dev.en dev.fr): no --train has text in en-fr; there is en-de",
+    ),
+    "a set that is there already": (
+        "--train train.en train.de --valid dev.en dev.de --valid-lines 3",
+        "--valid-lines (3): every pair has a --valid set",
+    ),
+    "a direction without text": (
+        "--train train.en train.de --valid dev.en dev.de --directions en-fr",
+        'there is no text for "en-fr"; there is en-de',
+    ),
+    "unequal sides": (
+        "--train train.en dev.de --valid dev.en dev.de",
+        "train.en has 90 lines but dev.de has 8",
+    ),
+    "no UTF-8": (
+        "--train latin.en latin.de --valid-lines 1",
+        "latin.de, line 2: not valid UTF-8 (byte 0xe9",
+    ),
+    "nothing left": (
+        "--train train.en train.de --valid empty.en empty.de",
+        "empty.en and empty.de: no pair of sentences is left; 2 empty",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_leaves_no_folder(name, own, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(own)
+    for path in "a.txt", "b.txt", "latin.en":
+        write(own / path, ["one", "two"])
+    Path("latin.de").write_bytes(b"eins\nzw\xe9i\n")
+    for language in "en", "de":
+        write(own / f"empty.{language}", ["", " "])
+    arguments, message = BAD[name]
+    assert prepare(tmp_path / "out", *arguments.split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("scomoe-prepare: error:") and said.count("\n") == 1
+    assert message in said
+    assert os.listdir(tmp_path) == []
