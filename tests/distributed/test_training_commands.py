@@ -1,5 +1,6 @@
 """Law 1 and checkpoints through the commands: any number of processes trains the same model."""
 
+import re
 import signal
 import subprocess
 import time
@@ -274,8 +275,10 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_resumes(small_corpus, tmp_p
     finally:
         process.kill()
     assert process.returncode == 0, seen + rest
-    assert "asked to stop: saving and ending" in rest
-    last = max(updates_of(seen + rest))
+    stopped = re.search(r"asked to stop: saving and ending after update (\d+)", rest)
+    assert stopped, rest
+    last = int(stopped[1])
+    assert last > max(updates_of(seen))
     state = load(save_dir / "checkpoint_last.pt")
     assert state["optimizer_history"][-1]["num_updates"] == last
     resumed = run([*command, "--max-update", str(last + 1)])

@@ -6,22 +6,32 @@ Several processes come from --processes N (on this machine), from torchrun or fr
 """
 
 import os
-import signal
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from user_dir.errors import UserError
-from user_dir.option_values import positive
-from user_dir.training.launch import Place, find_place, spawn_local
+from user_dir.option_values import finite_number, positive
+from user_dir.training.launch import Place, find_place, take_place
+from user_dir.training.local_processes import spawn_local, tell_end
 
+T = TypeVar("T")
+
+_TIMEOUT = "--distributed-timeout-minutes"
+# Saving 32 GB at 100 MB/s under three names takes a quarter of an hour, while the others wait.
+_DEFAULT_TIMEOUT_MINUTES = 60.0
 _HELP = """usage: scomoe-train [--processes N] DATA [arguments of fairseq-train]
 
 Trains with the arguments of fairseq-train; --user-dir is added.
 
   --processes N   train on N processes of this machine, each with its share of the experts
                   (default: one for each GPU, or one on CPUs)
+  --distributed-timeout-minutes M
+                  end with a sentence when other processes do not answer for so long
+                  (default: 60); at the start they are waited for 10 minutes, or M if less.
+                  Must be longer than it takes to save a checkpoint
 
 Under torchrun or srun every task takes its place by itself:
   torchrun --nproc-per-node 8 -m user_dir.cli.train DATA --arch scomoe_base ...
@@ -38,22 +48,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_HELP, end="")
         return 0
     try:
-        num_processes, arguments = _take_processes(arguments)
-        place = find_place()
-        if place is not None and num_processes is not None:
+        num_processes, rest = _take_option(arguments, "--processes", positive)
+        given, rest = _take_option(rest, _TIMEOUT, finite_number(least=0.01, most=1e6))
+        timeout_minutes = given or _DEFAULT_TIMEOUT_MINUTES
+        place = find_place(os.environ)
+        if place is None:
+            num_processes = num_processes or _default_processes(rest)
+            if num_processes > 1:
+                command = ["user_dir.cli.train", *rest, _TIMEOUT, str(timeout_minutes)]
+                return spawn_local(command, num_processes)
+        elif num_processes is not None:
             raise UserError(
                 f"--processes {num_processes} was given under {place.launcher}, which started "
                 f"{place.num_processes} processes already; leave --processes out"
             )
-        if place is None and (num_processes or _default_processes(arguments)) > 1:
-            return spawn_local(
-                [sys.executable, "-m", "user_dir.cli.train", *arguments],
-                num_processes or _default_processes(arguments),
-            )
-        _train([*arguments, *fairseq_arguments(arguments, place)])
+        else:
+            take_place(place)
+        _train([*rest, *fairseq_arguments(rest, place)], place, timeout_minutes)
     except UserError as error:
-        print(f"scomoe-train: error: {error}", file=sys.stderr)
-        return 2
+        return tell_end(error, os.environ)
     return 0
 
 
@@ -73,7 +86,7 @@ def fairseq_arguments(arguments: Sequence[str], place: Place | None) -> list[str
     added += ["--distributed-world-size", str(place.num_processes)]
     added += ["--distributed-rank", str(place.process_index)]
     added += ["--distributed-init-method", place.init_method]
-    added += ["--distributed-no-spawn", "--device-id", str(place.local_index)]
+    added += ["--distributed-no-spawn", "--device-id", str(_device(place, on_cpu=on_cpu))]
     if on_cpu:
         if not _is_given(arguments, "--ddp-backend"):
             added += ["--ddp-backend", "legacy_ddp"]
@@ -82,23 +95,40 @@ def fairseq_arguments(arguments: Sequence[str], place: Place | None) -> list[str
     return added
 
 
-def _take_processes(arguments: list[str]) -> tuple[int | None, list[str]]:
-    """(N of --processes, the other arguments)."""
+def _device(place: Place, *, on_cpu: bool) -> int:
+    """The GPU of this process among those that it sees: under srun often only its own."""
+    import torch
+
+    if on_cpu:
+        return place.local_index
+    num_visible = torch.cuda.device_count()
+    if place.local_index >= num_visible and place.launcher != "srun":
+        raise UserError(
+            f"process {place.local_index} of this machine has no GPU of its own, for {num_visible} "
+            f"of them can be seen; start {num_visible} processes here, or add --cpu"
+        )
+    return place.local_index % num_visible
+
+
+def _take_option(
+    arguments: Sequence[str], flag: str, read: Callable[[str], T]
+) -> tuple[T | None, list[str]]:
+    """(The value of an option of ours, the other arguments); None: it is not given."""
     rest, value = [], None
     given = iter(arguments)
     for argument in given:
-        if argument == "--processes":
+        if argument == flag:
             value = next(given, "")
-        elif argument.startswith("--processes="):
+        elif argument.startswith(f"{flag}="):
             value = argument.partition("=")[2]
         else:
             rest.append(argument)
     if value is None:
         return None, rest
     try:
-        return positive(value), rest
+        return read(value), rest
     except ArgumentTypeError as error:
-        raise UserError(f"--processes {error}") from None
+        raise UserError(f"{flag} {error}") from None
 
 
 def _default_processes(arguments: Sequence[str]) -> int:
@@ -119,56 +149,68 @@ def _is_given(arguments: Sequence[str], flag: str) -> bool:
     return any(a == flag or a.startswith(f"{flag}=") for a in arguments)
 
 
-def _train(arguments: list[str]) -> None:
+def _train(arguments: list[str], place: Place | None, timeout_minutes: float) -> None:
     import logging
 
     # Importing fairseq's tasks has set up logging by accident; its entry point does it on purpose.
     logging.getLogger().handlers.clear()
 
+    import fairseq_cli.train  # noqa: F401 - sets up logging
     import torch
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-    from fairseq.distributed import utils as distributed_utils
-    from fairseq_cli.train import main as fairseq_main
 
-    from user_dir.checkpoints.files import mend_checkpoints
+    from user_dir.training.failures import explain
+    from user_dir.training.stopping import request_stop_on_signals
 
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, input_args=arguments)
     if args.bf16:
         args.tpu = False  # fairseq takes --bf16 for a TPU
-    mend_checkpoints(args.save_dir)
-    cfg = convert_namespace_to_omegaconf(args)
     if args.criterion == "moe_cross_entropy":  # through which the processes agree
-        _stop_on_signals(cfg)
-    distributed_utils.call_main(cfg, fairseq_main)
-    if torch.distributed.is_initialized():
-        # Threads of a group that is still there when Python ends can abort the process.
-        torch.distributed.destroy_process_group()
+        request_stop_on_signals()
+    cfg = convert_namespace_to_omegaconf(args)
+    try:
+        _run(cfg, place, timeout_minutes)
+    except Exception as error:
+        sentence = explain(
+            error,
+            process_index=0 if place is None else place.process_index,
+            num_processes=1 if place is None else place.num_processes,
+            timeout_minutes=timeout_minutes,
+        )
+        if sentence is None:
+            raise
+        raise sentence from error
+    finally:
+        if torch.distributed.is_initialized():
+            # Threads of a group that is still there when Python ends can abort the process.
+            torch.distributed.destroy_process_group()
 
 
-def _stop_on_signals(cfg) -> None:
-    """On SIGUSR1 save and end after the next update; under Slurm on SIGTERM too.
+def _run(cfg, place: Place | None, timeout_minutes: float) -> None:
+    """Prepare the folder, meet the others, train."""
+    import warnings
 
-    Slurm sends SIGTERM when a job is preempted or its time is over, and SIGKILL soon after.
-    """
-    import logging
+    from fairseq.distributed import utils as distributed_utils
 
-    from user_dir.training.stopping import request_stop, when_agreed
+    from user_dir.checkpoints.files import mend_checkpoints
+    from user_dir.training.connection import connect
+    from user_dir.training.run import train
+    from user_dir.training.save_folder import hold_folder
 
-    soon = 1e-9
-
-    def stop() -> None:
-        if cfg.optimization.stop_time_hours != soon:
-            logging.getLogger("user_dir").info("asked to stop: saving and ending after this update")
-        # fairseq reads both after every update; there may be no time to validate.
-        cfg.dataset.disable_validation = True
-        cfg.optimization.stop_time_hours = soon
-
-    when_agreed(stop)
-    signal.signal(signal.SIGUSR1, request_stop)
-    if "SLURM_JOB_ID" in os.environ:
-        signal.signal(signal.SIGTERM, request_stop)
+    if (place is None or place.process_index == 0) and not cfg.checkpoint.no_save:
+        # The others wait for this process when they connect.
+        hold_folder(cfg.checkpoint.save_dir)
+        mend_checkpoints(cfg.checkpoint.save_dir)
+    if place is not None:
+        connect(
+            place,
+            backend=cfg.distributed_training.distributed_backend,
+            timeout_minutes=timeout_minutes,
+        )
+        warnings.filterwarnings("ignore", message="Distributed is already initialized")
+    distributed_utils.call_main(cfg, train, timeout_minutes=timeout_minutes)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
-"""Where a training process stands among its peers, and how to start peers on this machine."""
+"""Where a training process stands among its peers, by the variables of its launcher."""
 
 import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from user_dir.errors import UserError
-from user_dir.text.leftovers import temporary_folder
-
-_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -25,54 +21,81 @@ class Place:
     num_processes: int
     local_index: int
     init_method: str
+    address: str  # where the peers meet, in words
+    tasks_per_node: int | None = None  # None: the launcher says it by LOCAL_WORLD_SIZE
+    parent: int | None = None  # the process that started this one and must outlive it
 
 
-def find_place(environment: Mapping[str, str] | None = None) -> Place | None:
+def find_place(environment: Mapping[str, str]) -> Place | None:
     """This process's place by torchrun's, our own or srun's variables; None: it stands alone.
 
-    Also sets LOCAL_WORLD_SIZE, from which the default layout is taken, under srun.
+    Raises:
+        UserError: a launcher's variable is not what it should be.
     """
-    env = os.environ if environment is None else environment
-    if "RANK" in env and "WORLD_SIZE" in env:
-        return _place_of_torchrun(env)
-    if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        place, tasks_per_node = _place_of_slurm(env)
-        if environment is None:
-            os.environ["LOCAL_WORLD_SIZE"] = str(tasks_per_node)
-        return place
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return _place_of_torchrun(environment)
+    if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:
+        return _place_of_slurm(environment)
     return None
 
 
+def take_place(place: Place) -> None:
+    """Set what the layout is taken from (LOCAL_WORLD_SIZE), and end when the parent has gone."""
+    if place.tasks_per_node is not None:
+        os.environ["LOCAL_WORLD_SIZE"] = str(place.tasks_per_node)
+    if place.parent is not None:
+        _follow_parent(place.parent)
+
+
+def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = env.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not (text.isascii() and text.isdigit()):
+        raise UserError(
+            f"{name} must be a number, but is {'not set' if text is None else repr(text)}; "
+            "torchrun, srun and scomoe-train --processes set it: start through one of them, or "
+            f"unset {name}"
+        )
+    return int(text)
+
+
 def _place_of_torchrun(env: Mapping[str, str]) -> Place | None:
-    if env.get("SCOMOE_PARENT"):
-        _follow_parent(int(env["SCOMOE_PARENT"]))
-    if int(env["WORLD_SIZE"]) == 1:
+    num_processes, index = _number(env, "WORLD_SIZE"), _number(env, "RANK")
+    if num_processes == 1:
         return None
+    if index >= num_processes:
+        raise UserError(f"RANK ({index}) must be below WORLD_SIZE ({num_processes})")
+    parent = _number(env, "SCOMOE_PARENT") if "SCOMOE_PARENT" in env else None
+    address = f"{env.get('MASTER_ADDR', '?')}:{env.get('MASTER_PORT', '?')}"
     return Place(
-        launcher="scomoe-train" if env.get("SCOMOE_PARENT") else "torchrun",
-        process_index=int(env["RANK"]),
-        num_processes=int(env["WORLD_SIZE"]),
-        local_index=int(env.get("LOCAL_RANK", 0)),
+        launcher="torchrun" if parent is None else "scomoe-train",
+        process_index=index,
+        num_processes=num_processes,
+        local_index=_number(env, "LOCAL_RANK", 0),
         init_method=env.get("SCOMOE_INIT_METHOD", "env://"),
+        address=address if parent is None else "this machine",
+        parent=parent,
     )
 
 
-def _place_of_slurm(env: Mapping[str, str]) -> tuple[Place, int]:
+def _place_of_slurm(env: Mapping[str, str]) -> Place:
     tasks_per_node = _even_tasks_per_node(env["SLURM_STEP_TASKS_PER_NODE"])
-    node, local = int(env["SLURM_NODEID"]), int(env["SLURM_LOCALID"])
-    # Not SLURM_PROCID: under a cyclic distribution the tasks of a node are not consecutive.
-    index = node * tasks_per_node + local
+    node, local = _number(env, "SLURM_NODEID"), _number(env, "SLURM_LOCALID")
     host = _first_host(env["SLURM_STEP_NODELIST"])
     # A port of this step's own; jobs that share a node rarely meet, and gloo says so if they do.
-    step = int(env.get("SLURM_JOB_ID", 0)) * 31 + int(env.get("SLURM_STEP_ID", 0))
-    place = Place(
+    step = _number(env, "SLURM_JOB_ID", 0) * 31 + _number(env, "SLURM_STEP_ID", 0)
+    address = f"{host}:{20000 + step % 20000}"
+    return Place(
         launcher="srun",
-        process_index=index,
-        num_processes=int(env["SLURM_STEP_NUM_TASKS"]),
+        # Not SLURM_PROCID: under a cyclic distribution the tasks of a node are not consecutive.
+        process_index=node * tasks_per_node + local,
+        num_processes=_number(env, "SLURM_STEP_NUM_TASKS"),
         local_index=local,
-        init_method=f"tcp://{host}:{20000 + step % 20000}",
+        init_method=f"tcp://{address}",
+        address=address,
+        tasks_per_node=tasks_per_node,
     )
-    return place, tasks_per_node
 
 
 def _even_tasks_per_node(text: str) -> int:
@@ -105,89 +128,3 @@ def _follow_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def spawn_local(command: Sequence[str], num_processes: int) -> int:
-    """Run a command in several processes of this machine that know of each other.
-
-    When one fails the others are stopped; the exit status is that of the first to fail.
-    """
-    threads = max(1, (os.cpu_count() or 1) // num_processes)
-    with temporary_folder() as folder:
-        shared = {
-            **os.environ,
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-            "WORLD_SIZE": str(num_processes),
-            "LOCAL_WORLD_SIZE": str(num_processes),
-            "SCOMOE_PARENT": str(os.getpid()),
-            "SCOMOE_INIT_METHOD": f"file://{folder}/rendezvous",
-        }
-        children = [
-            subprocess.Popen(command, env={**shared, "RANK": str(i), "LOCAL_RANK": str(i)})
-            for i in range(num_processes)
-        ]
-        with _passing_on_signals(children):
-            failed = _wait_for_first_failure(children)
-            _stop(children)
-    if failed is None:
-        return 0
-    status = children[failed].returncode
-    print(
-        f"scomoe-train: process {failed} of {num_processes} {_describe(status)}; the others were "
-        "stopped. Checkpoints are as they were last saved: run the same command to resume",
-        file=sys.stderr,
-    )
-    return status if status > 0 else 128 - status
-
-
-def _wait_for_first_failure(children: list[subprocess.Popen]) -> int | None:
-    while True:
-        statuses = [child.poll() for child in children]
-        # A peer that lost its connection fails too; a killed process is the one to name.
-        killed = [i for i, status in enumerate(statuses) if status is not None and status < 0]
-        failed = [i for i, status in enumerate(statuses) if status]
-        if killed or failed:
-            return (killed or failed)[0]
-        if all(status == 0 for status in statuses):
-            return None
-        time.sleep(0.1)
-
-
-def _describe(status: int) -> str:
-    if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"failed with status {status}"
-
-
-def _stop(children: list[subprocess.Popen]) -> None:
-    for child in children:
-        if child.poll() is None:
-            child.terminate()
-    deadline = time.monotonic() + _GRACE_SECONDS
-    for child in children:
-        try:
-            child.wait(timeout=max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-class _passing_on_signals:
-    """Hands SIGTERM, SIGINT and SIGUSR1 of this process to its children meanwhile."""
-
-    _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-    def __init__(self, children: list[subprocess.Popen]):
-        self.children = children
-
-    def __enter__(self) -> None:
-        self._before = {s: signal.signal(s, self._pass_on) for s in self._SIGNALS}
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _pass_on(self, number, _frame) -> None:
-        for child in self.children:
-            if child.poll() is None:
-                child.send_signal(number)

@@ -49,7 +49,7 @@ def refuse_unconnected_processes() -> None:
         UserError: a launcher started several processes, but `torch.distributed` has one.
     """
     _, num_processes = running_processes()
-    started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
+    started = _number("WORLD_SIZE", default=_number("SLURM_STEP_NUM_TASKS", default=1))
     if started > 1 and num_processes == 1:
         raise UserError(
             f"{started} processes were started, but each would train a model of its own; start "
@@ -63,7 +63,7 @@ def running_layout() -> Layout:
     Reads LOCAL_WORLD_SIZE, which torchrun and `scomoe-train` set; without it, one node.
     """
     _, num_processes = running_processes()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    local = _number("LOCAL_WORLD_SIZE", default=num_processes)
     if num_processes == 1:
         local = 1
     if num_processes % local:
@@ -72,6 +72,19 @@ def running_layout() -> Layout:
             "(LOCAL_WORLD_SIZE); give --moe-nodes and --moe-ranks-per-node"
         )
     return Layout(num_nodes=num_processes // local, ranks_per_node=local)
+
+
+def _number(variable: str, *, default: int) -> int:
+    """The positive number that a launcher has put into an environment variable."""
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UserError(
+            f"{variable} must be a positive number, but is {text!r}; launchers set it: start "
+            f"through torchrun, srun or scomoe-train --processes, or unset {variable}"
+        )
+    return int(text)
 
 
 def agree_on_maximum(values: list[int], *, device: torch.device) -> list[int]:

@@ -1,0 +1,81 @@
+"""What ended a run, in a sentence that says what would do."""
+
+import re
+from collections.abc import Iterator
+
+from user_dir.errors import UserError
+
+
+class OutOfMemory(UserError):
+    """A process of several ran out of memory: the others would pair its batches with wrong ones."""
+
+
+class NotFinite(UserError):
+    """Training has diverged."""
+
+
+class LostPeers(UserError):
+    """Other processes ended, or did not answer in time."""
+
+
+_MEMORY = re.compile(r"out of memory|can't allocate memory")
+_SILENCE = re.compile(
+    r"timed? ?out (waiting|after)|wait timeout|socket timeout|timeout waiting", re.IGNORECASE
+)
+_LOSS = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|socket closed|failed to recv|"
+    r"remote process exited|NCCL communicator was aborted",
+    re.IGNORECASE,
+)
+
+
+def out_of_memory(error: BaseException, *, process_index: int, num_processes: int) -> OutOfMemory:
+    """What to raise where a process runs out of memory and must not go on."""
+    who = f"process {process_index} of {num_processes}" if num_processes > 1 else "training"
+    reason = str(error).strip().splitlines()[0]
+    return OutOfMemory(
+        f"{who} ran out of memory ({reason}); run the same command with a smaller --max-tokens, "
+        "and a larger --update-freq for the same batch, to go on from the last checkpoint"
+    )
+
+
+def explain(
+    error: BaseException, *, process_index: int, num_processes: int, timeout_minutes: float
+) -> UserError | None:
+    """The sentence for what ended a run; None if its traceback is what there is to say."""
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, UserError):
+            return cause
+    for cause in chain:
+        if isinstance(cause, OSError) and not isinstance(cause, ConnectionError):
+            return UserError(str(cause))
+        if isinstance(cause, MemoryError) or _says(cause, _MEMORY):
+            return out_of_memory(cause, process_index=process_index, num_processes=num_processes)
+    if num_processes == 1:
+        return None
+    for cause in chain:
+        if _says(cause, _SILENCE):
+            return LostPeers(
+                f"process {process_index} of {num_processes} heard nothing from the others for "
+                f"{timeout_minutes:g} minutes (--distributed-timeout-minutes): one of them hangs "
+                "or is much slower; run the same command to resume from the last checkpoint"
+            )
+        if isinstance(cause, ConnectionError) or _says(cause, _LOSS):
+            return LostPeers(
+                f"process {process_index} of {num_processes} lost the connection to another one, "
+                "which has ended; run the same command to resume from the last checkpoint"
+            )
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and what was being handled when it was raised."""
+    at: BaseException | None = error
+    while at is not None:
+        yield at
+        at = at.__cause__ or at.__context__
+
+
+def _says(error: BaseException, pattern: re.Pattern[str]) -> bool:
+    return isinstance(error, RuntimeError) and pattern.search(str(error)) is not None

@@ -1,0 +1,150 @@
+"""Starts the processes of a run on this machine, and says how it ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from user_dir.errors import UserError
+from user_dir.text.leftovers import temporary_folder
+from user_dir.training.failures import LostPeers
+
+MENDABLE, LOST_PEERS = 2, 3  # exit statuses: a sentence says what would do; others have ended
+_GRACE_SECONDS = 5.0
+# A victim of another process's end may be the first to go.
+_MOURNING_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Child:
+    process: subprocess.Popen
+    sentence_file: Path
+
+
+def spawn_local(arguments: Sequence[str], num_processes: int) -> int:
+    """Run `python -m …` in several processes of this machine that know of each other.
+
+    When one fails the others are stopped. The last line on standard error is the cause: the
+    sentence of the process that failed, or how it ended; the exit status is its own.
+    """
+    threads = max(1, (os.cpu_count() or 1) // num_processes)
+    # -P: a folder `fairseq` where the user stands is not to be taken for fairseq itself.
+    command = [sys.executable, "-P", "-m", *arguments]
+    with temporary_folder() as folder:
+        shared = {
+            **os.environ,
+            "PYTHONPATH": _python_path(),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+            "WORLD_SIZE": str(num_processes),
+            "LOCAL_WORLD_SIZE": str(num_processes),
+            "SCOMOE_PARENT": str(os.getpid()),
+            "SCOMOE_INIT_METHOD": f"file://{folder}/rendezvous",
+        }
+        children = []
+        for index in range(num_processes):
+            sentence_file = folder / f"sentence{index}"
+            own = {"RANK": str(index), "LOCAL_RANK": str(index)}
+            own["SCOMOE_SENTENCE_FILE"] = str(sentence_file)
+            process = subprocess.Popen(command, env={**shared, **own})
+            children.append(_Child(process, sentence_file))
+        with _passing_on_signals(children):
+            cause = _wait(children)
+            _stop(children)
+        return 0 if cause is None else _report(children, cause)
+
+
+def tell_end(error: UserError, environment: Mapping[str, str]) -> int:
+    """Hand the sentence that ends this process to its parent, or print it; returns the status."""
+    if "SCOMOE_SENTENCE_FILE" in environment:
+        Path(environment["SCOMOE_SENTENCE_FILE"]).write_text(str(error), encoding="utf-8")
+    else:
+        print(f"scomoe-train: error: {error}", file=sys.stderr)
+    return LOST_PEERS if isinstance(error, LostPeers) else MENDABLE
+
+
+def _python_path() -> str:
+    """The path on which a child finds this package, and what the user asked for."""
+    here = str(Path(__file__).resolve().parents[2])
+    given = os.environ.get("PYTHONPATH")
+    return f"{here}{os.pathsep}{given}" if given else here
+
+
+def _wait(children: list[_Child]) -> int | None:
+    """The process that failed first of itself; None: all have done their work."""
+    while True:
+        statuses = [child.process.poll() for child in children]
+        if any(statuses):
+            break
+        if all(status == 0 for status in statuses):
+            return None
+        time.sleep(0.1)
+    deadline = time.monotonic() + _MOURNING_SECONDS
+    while None in statuses and time.monotonic() < deadline:
+        time.sleep(0.1)
+        statuses = [child.process.poll() for child in children]
+
+    def is_victim(index: int) -> tuple[bool, bool, int]:
+        status = statuses[index]
+        return status == LOST_PEERS, status is not None and status > 0, index
+
+    return min((i for i, status in enumerate(statuses) if status), key=is_victim)
+
+
+def _report(children: list[_Child], cause: int) -> int:
+    child = children[cause]
+    status = child.process.returncode
+    if status in (MENDABLE, LOST_PEERS) and child.sentence_file.exists():
+        sentence = child.sentence_file.read_text(encoding="utf-8")
+        print(f"scomoe-train: error: {sentence}", file=sys.stderr)
+    else:
+        print(
+            f"scomoe-train: process {cause} of {len(children)} {_describe(status)}; the others "
+            "were stopped. Checkpoints are as they were last saved: run the same command to resume",
+            file=sys.stderr,
+        )
+    return status if status > 0 else 128 - status
+
+
+def _describe(status: int) -> str:
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"failed with status {status}"
+
+
+def _stop(children: list[_Child]) -> None:
+    processes = [child.process for child in children]
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class _passing_on_signals:
+    """Hands SIGTERM, SIGINT and SIGUSR1 of this process to its children meanwhile."""
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self, children: list[_Child]):
+        self.children = children
+
+    def __enter__(self) -> None:
+        self._before = {s: signal.signal(s, self._pass_on) for s in self._SIGNALS}
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _pass_on(self, number, _frame) -> None:
+        for child in self.children:
+            if child.process.poll() is None:
+                child.process.send_signal(number)

@@ -1,0 +1,128 @@
+"""A training run in one process: fairseq's parts in fairseq's order, with our trainer."""
+
+import logging
+import math
+import time
+
+import numpy as np
+from fairseq import checkpoint_utils, tasks, utils
+from fairseq.data import data_utils
+from fairseq.dataclass.initialize import add_defaults
+from fairseq.logging import metrics
+from fairseq_cli.train import train as train_epoch
+
+from user_dir.errors import UserError
+from user_dir.training.connection import limit_waiting
+from user_dir.training.stopping import StopAgreed
+from user_dir.training.trainer import CarefulTrainer
+
+# fairseq's own name: its handlers and --log-file listen to it.
+logger = logging.getLogger("fairseq_cli.train")
+
+
+def train(cfg, *, timeout_minutes: float) -> None:
+    """Train as `fairseq-train` does, from the last checkpoint if there is one.
+
+    Raises:
+        UserError: something that the user can mend; see `CarefulTrainer` for what ends training.
+    """
+    _check_options(cfg)
+    utils.import_user_module(cfg.common)
+    add_defaults(cfg)
+    metrics.reset()
+    if cfg.common.log_file is not None:
+        logger.addHandler(logging.FileHandler(filename=cfg.common.log_file))
+    np.random.seed(cfg.common.seed)
+    utils.set_torch_seed(cfg.common.seed)
+    logger.info(cfg)
+
+    trainer = _build_trainer(cfg)
+    limit_waiting(timeout_minutes)
+    _, epochs = checkpoint_utils.load_checkpoint(
+        cfg.checkpoint,
+        trainer,
+        # A sharded corpus has another dataset in the next epoch.
+        disable_iterator_cache=trainer.task.has_sharded_data("train"),
+    )
+    if trainer.is_finished() or epochs.next_epoch_idx > _last_epoch(cfg):
+        logger.info(
+            "nothing to do: the run in %s is finished after %d updates; a larger --max-update, "
+            "--max-epoch or --stop-time-hours, whichever ended it, goes on",
+            cfg.checkpoint.save_dir,
+            trainer.get_num_updates(),
+        )
+        return
+    try:
+        _train_epochs(cfg, trainer, epochs)
+        is_stopped = False
+    except StopAgreed:
+        is_stopped = True  # saved below: nothing may gather while an exception is handled
+    if is_stopped:
+        updates = trainer.get_num_updates()
+        logger.info("asked to stop: saving and ending after update %d", updates)
+        trainer.save_once(only_last=False)
+
+
+def _check_options(cfg) -> None:
+    if cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None:
+        raise UserError("--max-tokens or --batch-size is needed to say how large a batch is")
+    for flag, is_given in (
+        ("--model-parallel-size above 1", cfg.common.model_parallel_size > 1),
+        ("--quantization-config-path", cfg.common.quantization_config_path is not None),
+        ("--write-checkpoints-asynchronously", cfg.checkpoint.write_checkpoints_asynchronously),
+        ("--tpu", cfg.common.tpu),
+    ):
+        if is_given:
+            raise UserError(f"{flag} does not work with scomoe-train; leave it out")
+
+
+def _build_trainer(cfg) -> CarefulTrainer:
+    task = tasks.setup_task(cfg.task)
+    model = task.build_model(cfg.model)
+    criterion = task.build_criterion(cfg.criterion)
+    logger.info(model)
+    for name, part in ("task", task), ("model", model), ("criterion", criterion):
+        logger.info("%s: %s", name, type(part).__name__)
+    _log_sizes(model)
+    if not cfg.dataset.disable_validation:
+        data_utils.raise_if_valid_subsets_unintentionally_ignored(cfg)
+        if cfg.dataset.combine_valid_subsets:
+            task.load_dataset("valid", combine=True, epoch=1)
+        else:
+            for subset in cfg.dataset.valid_subset.split(","):
+                task.load_dataset(subset, combine=False, epoch=1)
+    trainer = CarefulTrainer(cfg, task, model, criterion)
+    logger.info("training on %d devices", cfg.distributed_training.distributed_world_size)
+    return trainer
+
+
+def _log_sizes(model) -> None:
+    """How many parameters this process has; in fairseq's words, which readers of logs know."""
+    for kind in "shared", "expert":
+        parameters = [p for p in model.parameters() if hasattr(p, "expert") == (kind == "expert")]
+        total = sum(p.numel() for p in parameters)
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        logger.info(f"num. {kind} model params: {total:,} (num. trained: {trained:,})")
+
+
+def _train_epochs(cfg, trainer: CarefulTrainer, epochs) -> None:
+    """fairseq's epochs, until an option of it ends training."""
+    is_sharded = trainer.task.has_sharded_data("train")
+    lr = trainer.get_lr()
+    started = time.monotonic()
+    while epochs.next_epoch_idx <= _last_epoch(cfg):
+        if lr <= cfg.optimization.stop_min_lr:
+            logger.info("stopping: the learning rate %g has come to --stop-min-lr", lr)
+            break
+        valid_losses, should_stop = train_epoch(cfg, trainer, trainer.task, epochs)
+        if should_stop:
+            break
+        lr = trainer.lr_step(epochs.epoch, valid_losses[0])
+        epochs = trainer.get_train_iterator(
+            epochs.next_epoch_idx, load_dataset=is_sharded, disable_iterator_cache=is_sharded
+        )
+    logger.info("done training in %.1f seconds", time.monotonic() - started)
+
+
+def _last_epoch(cfg) -> float:
+    return cfg.optimization.max_epoch or math.inf

@@ -1,0 +1,153 @@
+"""fairseq's trainer, which loses nothing when something goes wrong."""
+
+import copy
+import sys
+
+import torch
+import torch.distributed as dist
+from fairseq import checkpoint_utils
+from fairseq.trainer import Trainer
+
+from user_dir.training.divergence import find_divergence
+from user_dir.training.failures import NotFinite, out_of_memory
+from user_dir.training.stopping import stop_if_agreed
+
+
+class CarefulTrainer(Trainer):
+    """fairseq's `Trainer`, but for what it does out of memory, on NaN, and before validation.
+
+    Attributes:
+        saved_updates: the update of the newest checkpoint of this run; None: none yet.
+    """
+
+    def __init__(self, cfg, task, model, criterion, quantizer=None):
+        super().__init__(cfg, task, model, criterion, quantizer)
+        self.saved_updates: int | None = None
+        self._samples: list = []
+        self._train_iterator = None
+
+    @property
+    def is_alone(self) -> bool:
+        return self.data_parallel_world_size == 1
+
+    def train_step(self, samples, raise_oom=False):
+        """One update; raises `StopAgreed` after one at which all processes agree to stop."""
+        self._samples = samples  # to be looked at again if their gradients are not finite
+        logging_output = super().train_step(samples, raise_oom)
+        stop_if_agreed()
+        return logging_output
+
+    def valid_step(self, sample, raise_oom=False):
+        """One batch of a validation, which ends here where a stop is agreed on."""
+        logging_output = super().valid_step(sample, raise_oom)
+        stop_if_agreed()
+        return logging_output
+
+    def _log_oom(self, exc):
+        """fairseq goes on after this; its peers would pair their batches with other ones."""
+        super()._log_oom(exc)
+        if not self.is_alone:
+            raise out_of_memory(
+                exc,
+                process_index=self.data_parallel_rank,
+                num_processes=self.data_parallel_world_size,
+            ) from exc
+
+    def clip_grad_norm(self, clip_norm):
+        """Clip by the norm over all processes.
+
+        Raises:
+            NotFinite: training has diverged; names the layer. fairseq would save `crash.pt`,
+                which needs the experts of processes that do not give them, and search with hooks
+                that cannot read the outputs of an encoder.
+        """
+        try:
+            norm = super().clip_grad_norm(clip_norm)
+        except FloatingPointError as error:  # fp16's loss scale has no room left
+            raise self._divergence(str(error)) from None
+        if not self.cfg.common.amp and not torch.isfinite(norm).all():
+            raise self._divergence("the gradient's norm is not finite")
+        return norm
+
+    def _divergence(self, what: str) -> NotFinite:
+        self._set_seed()
+        self.zero_grad()
+        mine = find_divergence(self.get_model(), self._repeat_step)
+        everyones = [mine] * self.data_parallel_world_size
+        if not self.is_alone:
+            dist.all_gather_object(everyones, mine)
+        places = [place for place in everyones if place is not None]
+        where = f"{places[0]} is not finite" if places else "every layer's output is finite"
+        return NotFinite(
+            f"training diverged at update {self.get_num_updates() + 1}: {what}, and {where}; run "
+            "the same command with a lower --lr, more --warmup-updates or a smaller --clip-norm "
+            "to go on from the last checkpoint, or start anew with them"
+        )
+
+    def _repeat_step(self) -> None:
+        for sample in self._samples:
+            sample, _ = self._prepare_sample(sample)
+            self.task.train_step(
+                sample, self.model, self.criterion, self.optimizer, self.get_num_updates()
+            )
+
+    def consolidate_optimizer(self):
+        """Gather what a checkpoint holds, a collective; not while a failure is handled."""
+        if not self._is_failing():
+            super().consolidate_optimizer()
+
+    def save_checkpoint(self, filename, extra_state):
+        """fairseq's; not while a failure is handled."""
+        return None if self._is_failing() else super().save_checkpoint(filename, extra_state)
+
+    def _is_failing(self) -> bool:
+        """Whether fairseq wants to save `crash.pt`, for which the others are not gathering."""
+        return sys.exc_info()[0] is not None and not self.is_alone
+
+    def get_train_iterator(self, *args, **kwargs):
+        """fairseq's; kept, since a checkpoint says how far it has come."""
+        self._train_iterator = super().get_train_iterator(*args, **kwargs)
+        return self._train_iterator
+
+    def begin_valid_epoch(self, epoch):
+        """Save first where a checkpoint is due after the validation, which may take long."""
+        if self._is_save_due():
+            self.save_once(only_last=True)
+        super().begin_valid_epoch(epoch)
+
+    def save_once(self, *, only_last: bool) -> None:
+        """Save without a validation, unless this update is saved already; a collective.
+
+        Args:
+            only_last: write `checkpoint_last.pt` alone: the other files follow.
+        """
+        if self.saved_updates == self.get_num_updates():
+            return
+        cfg = copy.deepcopy(self.cfg.checkpoint)
+        if only_last and not cfg.no_last_checkpoints:
+            cfg.no_epoch_checkpoints = True
+            cfg.save_interval_updates = 0
+        checkpoint_utils.save_checkpoint(cfg, self, self._train_iterator, None)
+        self.saved_updates = self.get_num_updates()
+
+    def is_finished(self) -> bool:
+        """Whether --max-update or --stop-time-hours is reached."""
+        last, hours = self.cfg.optimization.max_update, self.cfg.optimization.stop_time_hours
+        return (0 < last <= self.get_num_updates()) or (
+            0 < hours < self.cumulative_training_time() / 3600
+        )
+
+    def _is_save_due(self) -> bool:
+        """Whether fairseq saves after this update's validation (its `validate_and_save`)."""
+        iterator, updates = self._train_iterator, self.get_num_updates()
+        assert iterator is not None, "an update was made before"
+        every = self.cfg.checkpoint.save_interval_updates
+        return (
+            self.is_finished()
+            or (iterator.end_of_epoch() and iterator.epoch % self.cfg.checkpoint.save_interval == 0)
+            or (
+                every > 0
+                and updates % every == 0
+                and updates >= self.cfg.dataset.validate_after_updates
+            )
+        )
