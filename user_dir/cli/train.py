@@ -189,28 +189,29 @@ def _train(arguments: list[str], place: Place | None, timeout_minutes: float) ->
 
 
 def _run(cfg, place: Place | None, timeout_minutes: float) -> None:
-    """Prepare the folder, meet the others, train."""
+    """Take the folder, meet the others, train."""
+    import contextlib
     import warnings
 
-    from fairseq.distributed import utils as distributed_utils
+    from fairseq.distributed.utils import call_main
 
     from user_dir.checkpoints.files import mend_checkpoints
     from user_dir.training.connection import connect
     from user_dir.training.run import train
-    from user_dir.training.save_folder import hold_folder
+    from user_dir.training.save_folder import held_save_folder
 
-    if (place is None or place.process_index == 0) and not cfg.checkpoint.no_save:
-        # The others wait for this process when they connect.
-        hold_folder(cfg.checkpoint.save_dir)
-        mend_checkpoints(cfg.checkpoint.save_dir)
-    if place is not None:
-        connect(
-            place,
-            backend=cfg.distributed_training.distributed_backend,
-            timeout_minutes=timeout_minutes,
-        )
-        warnings.filterwarnings("ignore", message="Distributed is already initialized")
-    distributed_utils.call_main(cfg, train, timeout_minutes=timeout_minutes)
+    with contextlib.ExitStack() as stack:
+        if (place is None or place.process_index == 0) and not cfg.checkpoint.no_save:
+            stack.enter_context(held_save_folder(Path(cfg.checkpoint.save_dir)))
+            mend_checkpoints(cfg.checkpoint.save_dir)
+        if place is not None:  # after that: none loads a checkpoint that is being mended
+            connect(
+                place,
+                backend=cfg.distributed_training.distributed_backend,
+                timeout_minutes=timeout_minutes,
+            )
+            warnings.filterwarnings("ignore", message="Distributed is already initialized")
+        call_main(cfg, train, timeout_minutes=timeout_minutes)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ def find_divergence(model: nn.Module, step: Callable[[], None]) -> str | None:
     """Repeat a step and name the first place that was not finite; None if all was finite there.
 
     A parameter, the output of a module in the forward pass, or else the gradient of a module's
-    output in the backward pass. Minus infinity is a mask's usual value, and passes.
+    output in the backward pass. Minus infinity is a mask's usual value, and passes. The step is
+    taken in any case: other processes may exchange with this one in theirs.
     """
-    for name, parameter in model.named_parameters():
-        if _is_off(parameter.data):
-            return f"the parameter {name}"
-    found: list[str] = []
+    off = (name for name, parameter in model.named_parameters() if _is_off(parameter.data))
+    found = [f"the parameter {name}" for name in off]
     handles = [
         module.register_forward_hook(_watcher(name, found))
         for name, module in model.named_modules()

@@ -1,10 +1,13 @@
 """The folder that a run saves into: one run at a time, and found wanting before training."""
 
+import errno
 import fcntl
 import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -14,33 +17,45 @@ logger = logging.getLogger(__name__)
 
 _LOCK = "scomoe-train.lock"
 # A run whose processes were killed needs a moment to be gone.
-_PATIENCE_SECONDS = 10.0
-_held: list[IO[str]] = []  # open as long as the process lives
+_PATIENCE_SECONDS = 5.0
 
 
-def hold_folder(save_dir: str | Path, *, patience: float = _PATIENCE_SECONDS) -> None:
-    """Make the folder if it is not there, and keep other runs out of it until this process ends.
+@contextmanager
+def held_save_folder(folder: Path, *, patience: float = _PATIENCE_SECONDS) -> Iterator[None]:
+    """Make the folder if it is not there, and keep other runs out of it meanwhile.
 
     The lock is the open file's, so it goes with the process, however that ends. Removes what
     killed runs have left half-written.
 
+    Args:
+        patience: seconds to wait for another run's end.
+
     Raises:
         UserError: the folder cannot be written, or another run has it.
     """
-    folder = Path(save_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):  # the lock may be there from before
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         lock = (folder / _LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"--save-dir ({folder}) cannot be written ({error.strerror}); name a folder that can"
         ) from None
+    with lock:
+        _take(lock, folder, patience)
+        for left in folder.glob("checkpoint*.pt.tmp"):
+            logger.warning("removing %s, which a killed run left half-written", left)
+            left.unlink()
+        yield
+
+
+def _take(lock: IO[str], folder: Path, patience: float) -> None:
     deadline = time.monotonic() + patience
     while not _is_taken_by_us(lock):
         if time.monotonic() > deadline:
             lock.seek(0)
             who = lock.read().strip() or "another process"
-            lock.close()
             raise UserError(
                 f"--save-dir ({folder}) is in use by another run ({who}); wait for its end, or "
                 "name another folder"
@@ -49,10 +64,6 @@ def hold_folder(save_dir: str | Path, *, patience: float = _PATIENCE_SECONDS) ->
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
-    for left in folder.glob("checkpoint*.pt.tmp"):
-        logger.warning("removing %s, which a killed run left half-written", left)
-        left.unlink(missing_ok=True)
-    _held.append(lock)
 
 
 def _is_taken_by_us(lock: IO[str]) -> bool:

@@ -179,6 +179,11 @@ def resolve(args: argparse.Namespace) -> Decoding:
             )
         overrides.update(_ONLY_IN_TRAINING)
     on_cpu = args.cpu or not torch.cuda.is_available()
+    if args.spread_experts and not on_cpu and args.processes > torch.cuda.device_count():
+        raise UserError(
+            f"--spread-experts needs a GPU for each of --processes {args.processes}, but "
+            f"{torch.cuda.device_count()} can be seen; lower --processes, or add --cpu"
+        )
     if args.fp16 and on_cpu:
         raise UserError("--fp16 is very slow on a CPU; use --bf16, or neither")
     if int(args.max_len_a * _SHORTEST_SOURCE + args.max_len_b) < 1:
