@@ -45,6 +45,8 @@ setup(
         "sentencepiece",
         "torch>=2.6",
     ],
+    # What scomoe-prepare reads with them: Parquet, and files that zstd has compressed.
+    extras_require={"parquet": ["pyarrow"], "zstd": ["backports.zstd"]},
     ext_modules=[KERNEL],
     entry_points={
         "console_scripts": [

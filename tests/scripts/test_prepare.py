@@ -1,5 +1,8 @@
 """One's own text: what `scomoe-prepare` takes, writes and refuses."""
 
+import gzip
+import json
+import lzma
 import os
 from pathlib import Path
 
@@ -92,10 +95,36 @@ def test_languages_are_named_as_people_write_them(own, tmp_path, capsys):
     assert "--valid-lines (500): eng_Latn-pt_BR" in capsys.readouterr().err
 
 
+def test_text_that_comes_in_parts_and_forms_is_one_text(own, tmp_path):
+    """Each half of the training text, the validation and the test set in another form."""
+    english, french = (sentences(language, 90) for language in ("en", "fr"))
+    rows = [{"translation": {"fr": f, "en": e}} for e, f in zip(english, french, strict=True)]
+    with lzma.open(tmp_path / "half.jsonl.xz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows[:40])
+    cells = zip(range(90), french, english, strict=True)
+    table = ["number\tfr\ten\tnote", *("\t".join(map(str, (*row, "x"))) for row in cells)]
+    write(tmp_path / "half.tsv", [table[0], *table[41:]])
+    data = tmp_path / "data"
+    for language, lines in ("en", english), ("fr", french):
+        write(data / f"dev.en-fr.{language}", lines[:4])
+        write(data / f"test.en-fr.{language}", lines[4:9])
+    (data / "test.en-fr.fr.gz").write_bytes(gzip.compress((data / "test.en-fr.fr").read_bytes()))
+    (data / "test.en-fr.fr").unlink()
+    train = ("--train", tmp_path / "half.jsonl.xz", tmp_path / "half.tsv")
+    sets = ("--valid", data, "--test", data / "test", "--directions", "en-fr")
+    assert prepare(tmp_path / "out", *train, *sets) == 0
+    raw = {
+        name: lines_of(tmp_path / "out", f"{name}.fr-en.fr") for name in ("train", "valid", "test")
+    }
+    assert raw == {"train": french, "valid": french[:4], "test": french[4:9]}
+    assert read_side(tmp_path / "out", "train", "fr-en", "en") == english
+
+
 BAD = {
     "a missing file": ("--train train.en nowhere.de", "--train (nowhere.de): no such file"),
-    "a folder": ("--train train.en .", "--train (.): is no file"),
-    "three files": ("--train train.en train.de train.fr", "--train takes two text files"),
+    "a folder of other files": ("--train .", "--train (.): the folder holds no train.en-de.en"),
+    "three files": ("--train train.en train.de train.fr", "text files come by two"),
+    "an unknown kind": ("--train text.docx", "name two text files such as corpus.en corpus.de"),
     "no languages": ("--train a.txt b.txt", "say with -s and -t which they are"),
     "one of -s and -t": ("--train a.txt b.txt -s en", "-s and -t go together"),
     "twice the same": ("--train a.txt b.txt -s pt-BR -t pt_BR", "must be two different languages"),
@@ -132,7 +161,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_sentence_and_leaves_no_folder(name, own, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(own)
-    for path in "a.txt", "b.txt", "latin.en":
+    for path in "a.txt", "b.txt", "latin.en", "text.docx":
         write(own / path, ["one", "two"])
     Path("latin.de").write_bytes(b"eins\nzw\xe9i\n")
     for language in "en", "de":

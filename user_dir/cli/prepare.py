@@ -32,7 +32,8 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     for split, text in {
         "train": "training text: two files such as corpus.en corpus.de, line N the same sentence; "
-        "again for more text or more languages",
+        "or .tsv, .jsonl or .parquet files, or a folder with train.en-de.en and train.en-de.de; "
+        "any of them .gz, .bz2, .xz or .zst; once more for more text or more languages",
         "valid": "validation text, as --train",
         "test": "test text, as --train",
     }.items():
@@ -52,8 +53,13 @@ def get_parser() -> argparse.ArgumentParser:
             metavar="N",
             help=f"hold N different sentences of each pair out of --train where --{split} has none",
         )
-    add("-s", "--source-lang", metavar="LANG", help="language of the first files")
-    add("-t", "--target-lang", metavar="LANG", help="language of the second files")
+    add(
+        "-s",
+        "--source-lang",
+        metavar="LANG",
+        help="language of the first files or columns, where they do not tell",
+    )
+    add("-t", "--target-lang", metavar="LANG", help="language of the second ones")
     add(
         "--directions",
         metavar="LIST",

@@ -68,7 +68,7 @@ def find_sets(
     texts: dict[Pair, dict[str, list[ParallelText]]] = {}
     for split in SPLITS:
         for paths in given[split]:
-            for text in find_texts(paths, flag=f"--{split}", languages=languages):
+            for text in find_texts(paths, split, languages=languages):
                 _put(texts, text, split)
     for split, lines in held_out.items():
         without = [str(pair) for pair, splits in texts.items() if not splits[split]]

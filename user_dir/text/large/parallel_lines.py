@@ -54,6 +54,14 @@ def read_aligned(
         first += len(sides[0])
 
 
+def in_chunks(rows: Iterator[tuple[bytes, bytes]], *, first: int = 0) -> Iterator[RawLines]:
+    """Pairs as `read_aligned` gives them; `first` is the number of the first, from 0."""
+    while some := list(islice(rows, LINES_AT_ONCE)):
+        source, target = map(list, zip(*some, strict=True))
+        yield RawLines(first, (source, target))
+        first += len(some)
+
+
 def clean_pairs(
     lines: RawLines,
     *,
