@@ -1,6 +1,8 @@
 """Scores to assign by, and what an assignment must be."""
 
+import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 
 def assert_valid(groups_T: torch.Tensor, num_tokens: int, num_groups: int) -> None:
@@ -35,3 +37,25 @@ def family(name: str, num_tokens: int, num_groups: int, seed: int) -> torch.Tens
         return normal * 1e200
     assert name == "constant rows"
     return normal[:, :1].expand(num_tokens, num_groups).contiguous()
+
+
+def best_balanced(scores_TG: np.ndarray) -> np.ndarray:
+    """The balanced assignment with the largest sum, by scipy.
+
+    Every group has floor(T/G) places and one more, of which T mod G are used in all: the others
+    are taken by dummies that may stand nowhere else.
+    """
+    num_tokens, num_groups = scores_TG.shape
+    if num_tokens == 0:
+        return np.zeros(0, dtype=int)
+    floor, extra = divmod(num_tokens, num_groups)
+    places = np.repeat(np.arange(num_groups), floor)
+    if extra:
+        places = np.concatenate([places, np.arange(num_groups)])
+    matrix = scores_TG[:, places]
+    if extra:
+        dummies = np.full((num_groups - extra, len(places)), -1e9)
+        dummies[:, -num_groups:] = 0
+        matrix = np.vstack([matrix, dummies])
+    _, columns = linear_sum_assignment(matrix, maximize=True)
+    return places[columns[:num_tokens]]

@@ -10,7 +10,8 @@ from user_dir.fast_moe.config import LayerKind, MoeConfig
 from user_dir.fast_moe.tokens.noise import NoiseKey
 from user_dir.transformer.layer_order import order_layers
 
-DIM, HIDDEN = 32, 12
+DIM, HIDDEN, NUM_KEYS = 32, 12, 20
+PAD = 1
 LENGTHS = ((5, 3, 7), (6, 5), (4, 4), (2, 9, 1))
 RAGGED = ((5, 3, 7), (), (4, 4), (1,))
 
@@ -29,6 +30,7 @@ class StackCase:
     with_noise: bool = False
     normalize_before: bool = True
     recompute: bool = False
+    is_learned: bool = True  # whether what is learned without a gradient has been
     # What the case must show: shares of dropped choices, reaches in use.
     drops: bool = True
     reaches: tuple[str, ...] = ("local", "node", "global")
@@ -51,6 +53,15 @@ class StackCase:
         return [sum(lengths) for lengths in self.lengths]
 
     @property
+    def ids_of_rank(self) -> list[list[list[int]]]:
+        """The token ids of each rank's sentences."""
+        generator = torch.Generator().manual_seed(2)
+        return [
+            [torch.randint(2, NUM_KEYS, (n,), generator=generator).tolist() for n in lengths]
+            for lengths in self.lengths
+        ]
+
+    @property
     def noise_key(self) -> NoiseKey | None:
         return NoiseKey(seed=3, update=5, micro_batch=1) if self.with_noise else None
 
@@ -62,6 +73,12 @@ ONE_EXPERT = {"moe_expert_count": 4}
 EIGHT_A_RANK = {"moe_expert_count": 32}
 NOTHING_NEAR = {"ratio1": 0, "ratio2": 0}
 QUOTA = {"scomoe_inference_partition": "quota"}
+EVERYWHERE = {"scomoe_inference_partition": "everywhere"}
+BY_THRESHOLD = {"scomoe_partition": "threshold"}
+BY_TOKEN = {"token_cluster": True, "cluster_by": "token"}
+BY_LANGUAGE = {"token_cluster": True, "cluster_by": "language"}
+BY_CENTROID = {"token_cluster": True, "cluster_by": "kmeans", "cluster_warmup": 10}
+BY_NODE = {"ratio1": 0}
 GLOBAL_ONLY = ("global",)
 CASES = [
     StackCase("seq", SEQ),
@@ -78,7 +95,54 @@ CASES = [
     StackCase("seq, one node", SEQ, layout=(1, 4), reaches=("local", "global")),
     StackCase("seq, one rank a node", SEQ, layout=(4, 1)),
     StackCase("seq, evaluation", {**SEQ, **QUOTA}, training=False, drops=False),
-    StackCase("seq, evaluation, everywhere", SEQ, training=False, drops=False, reaches=GLOBAL_ONLY),
+    StackCase(
+        "seq, evaluation, everywhere",
+        {**SEQ, **EVERYWHERE},
+        training=False,
+        drops=False,
+        reaches=GLOBAL_ONLY,
+    ),
+    StackCase("seq, evaluation by threshold", SEQ, training=False, drops=False),
+    StackCase(
+        "seq, evaluation, no thresholds yet",
+        SEQ,
+        training=False,
+        drops=False,
+        is_learned=False,
+        reaches=GLOBAL_ONLY,
+    ),
+    StackCase("seq, by threshold", {**SEQ, **BY_THRESHOLD}),
+    StackCase("seq, by threshold, ragged", {**SEQ, **BY_THRESHOLD}, lengths=RAGGED),
+    StackCase("seq, by threshold, recomputed", {**SEQ, **BY_THRESHOLD}, recompute=True),
+    StackCase(
+        "seq, by threshold, one node",
+        {**SEQ, **BY_THRESHOLD},
+        layout=(1, 4),
+        reaches=("local", "global"),
+    ),
+    StackCase(
+        "seq, by threshold, all within nodes",
+        {**SEQ, **BY_THRESHOLD, "ratio2": 0.8},
+        reaches=("local", "node"),
+    ),
+    StackCase("seq, no thresholds yet", {**SEQ, **BY_THRESHOLD}, is_learned=False),
+    StackCase("cluster by token", {**BY_TOKEN, **SEQ}),
+    StackCase("cluster by token, ragged", {**BY_TOKEN, **SEQ}, lengths=RAGGED),
+    StackCase("cluster by token, a node", {**BY_TOKEN, **SEQ, **BY_NODE}, reaches=("node",)),
+    StackCase(
+        "cluster by token, by threshold, evaluation",
+        {**BY_TOKEN, **SEQ},
+        training=False,
+        drops=False,
+        stack="decoder",
+    ),
+    StackCase("cluster by language", {**BY_LANGUAGE, **FEAT}),
+    StackCase("cluster by centroid", {**BY_CENTROID, **SEQ}),
+    StackCase("cluster by centroid, not yet", {**BY_CENTROID, **SEQ}, is_learned=False),
+    StackCase("cluster by centroid, a node", {**BY_CENTROID, **SEQ, **BY_NODE}, reaches=("node",)),
+    StackCase(
+        "cluster by centroid, evaluation", {**BY_CENTROID, **FEAT}, training=False, drops=False
+    ),
     StackCase("seq, post-norm", SEQ, normalize_before=False),
     StackCase("seq, norm after", {**SEQ, "layernorm_after_moe_layer": True}),
     StackCase("seq, recomputed", SEQ, recompute=True),

@@ -7,9 +7,10 @@ from fractions import Fraction
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from tests.support.assignments import best_balanced
+from tests.support.key_oracle import KeyOracle
 from tests.support.oracle import RankResult, capacity_of, feed_forward, route_rank
 from tests.support.stack_cases import DIM, StackCase
 from user_dir.fast_moe.config import LayerKind
@@ -42,6 +43,7 @@ class StackOracle:
         self.alpha = Fraction(str(self.config.ratio1))
         self.beta = Fraction(str(self.config.ratio2))
         self.run = OracleRun(outputs=[], balance_losses=[])
+        self.by_key = KeyOracle(case, weights, 2 if self.by_node else self.num_experts)
 
     def __call__(self, inputs: list[Tensor]) -> OracleRun:
         x = [self.dense(x_TD) for x_TD in inputs]
@@ -107,22 +109,29 @@ class StackOracle:
         if kind is LayerKind.FEAT:
             results = self.feat(normed, gate_ED, layer, name)
         else:
-            reaches = [self.reaches(x_TD, gate_ED, rank, kind) for rank, x_TD in enumerate(normed)]
+            reaches = [
+                self.reaches(x_TD, gate_ED, rank, kind, layer) for rank, x_TD in enumerate(normed)
+            ]
             results = self.by_token(normed, reaches, gate_ED, layer, name)
         outputs, losses = zip(*results, strict=True)
         self.run.balance_losses.append(list(losses))
         return [self.after(x_TD, y_TD, layer) for x_TD, y_TD in zip(x, outputs, strict=True)]
 
-    def reaches(self, x_TD: Tensor, gate_ED: Tensor, rank: int, kind: LayerKind) -> list[str]:
+    def reaches(
+        self, x_TD: Tensor, gate_ED: Tensor, rank: int, kind: LayerKind, layer: str
+    ) -> list[str]:
         """The reach of each of a rank's tokens."""
         count = len(x_TD)
-        everywhere = not self.case.training and self.config.inference_partition == "everywhere"
+        rule = self.config.partition if self.case.training else self.config.inference_partition
+        everywhere = rule == "everywhere"
         if kind is LayerKind.PLAIN or everywhere:
             return ["global"] * count
         scores = [x @ gate_ED.T for x in x_TD]
-        beta = self.beta if self.num_nodes > 1 else Fraction(0)
-        num_local = int(self.alpha * count)
-        num_node = count - num_local if self.alpha + beta == 1 else int(beta * count)
+        num_local, num_node = (self.quota(reach, count) for reach in ("local", "node"))
+        if rule == "threshold":
+            chosen = self.reaches_by_threshold(scores, rank, layer)
+            if chosen is not None:
+                return chosen
         found = ["global"] * count
         for reach, quota in ("local", num_local), ("node", num_node):
             ids = self.experts_in_reach(reach, rank)
@@ -130,6 +139,31 @@ class StackOracle:
             free.sort(key=lambda t, ids=ids: -float(scores[t][ids].mean()))
             for t in free[:quota]:
                 found[t] = reach
+        return found
+
+    def quota(self, reach: str, count: int) -> int:
+        """Of a rank's tokens, those of a reach in Seq."""
+        beta = self.beta if self.num_nodes > 1 else Fraction(0)
+        local = int(self.alpha * count)
+        node = count - local if self.alpha + beta == 1 else int(beta * count)
+        return {"local": local, "node": node, "global": count - local - node}[reach]
+
+    def reaches_by_threshold(self, scores, rank: int, layer: str) -> list[str] | None:
+        """Each token by itself; None while training has no thresholds yet."""
+        thresholds = self.weights[f"{layer}.moe.partition.running_threshold_RK"][rank]
+        if not self.case.is_learned and self.case.training:
+            return None
+        found = []
+        beta = self.beta if self.num_nodes > 1 else Fraction(0)
+        for z_E in scores:
+            reach = "global"
+            for column, near in reversed(list(enumerate(("local", "node")))):
+                mean_score = z_E[self.experts_in_reach(near, rank)].mean()
+                is_near = self.case.is_learned and float(mean_score) >= float(thresholds[column])
+                if near == "node":
+                    is_near = beta > 0 and (is_near or self.alpha + beta == 1)
+                reach = near if is_near else reach
+            found.append(reach)
         return found
 
     def by_token(self, x, reaches, gate_ED, layer, name):
@@ -140,6 +174,9 @@ class StackOracle:
         losses: list[list] = [[] for _ in x]
         for reach in "local", "node", "global":
             largest = max(of_rank.count(reach) for of_rank in reaches)
+            is_seq = f"{layer}.moe.partition.running_weight_RK" in self.weights
+            if is_seq and self.config.partition == "threshold" and self.case.training:
+                largest = max(self.quota(reach, len(of_rank)) for of_rank in reaches)
             for rank, x_TD in enumerate(x):
                 mine = [t for t, r in enumerate(reaches[rank]) if r == reach]
                 if not mine:
@@ -220,9 +257,14 @@ class StackOracle:
 
     def cluster(self, x: list[Tensor]):
         """The tokens of each rank after clustering, and (home rank, place there) of each."""
-        weight_ED = self.weights["clustering.moe.gate.weight"]
+        weight_ED = self.weights.get("clustering.moe.gate.weight")
         arrived: list[list] = [[] for _ in range(self.num_experts)]
         for rank, x_TD in enumerate(x):
+            if self.config.cluster_by != "scores":
+                groups, experts = self.by_key.assign(x_TD.detach(), rank)
+                for t in sorted(range(len(x_TD)), key=lambda t, experts=experts: experts[t]):
+                    arrived[experts[t]].append((x_TD[t], rank, t))
+                continue
             detach = self.case.stack == "decoder" and self.case.training
             scores_TE = (x_TD.detach() if detach else x_TD) @ weight_ED.T
             scores_TG = self.group_scores(scores_TE)
@@ -268,7 +310,8 @@ class StackOracle:
         num_tokens, num_groups = scores_TG.shape
         size = self.num_experts // num_groups
         if not self.case.training and self.config.inference_routing == "greedy":
-            groups = [int(s.argmax()) for s in scores_TG]
+            prices_G = self.weights["clustering.moe.gate.prices.running_price_G"]
+            groups = [int((s - prices_G).argmax()) for s in scores_TG]
             experts = [
                 g * size + int(s[g * size : (g + 1) * size].argmax())
                 for g, s in zip(groups, scores_TE, strict=True)
@@ -303,28 +346,6 @@ class StackOracle:
         ]
         soft = stack_rows(rows) if rows else hard
         return (hard + soft - soft.detach()) @ x_TD
-
-
-def best_balanced(scores_TG: np.ndarray) -> np.ndarray:
-    """The balanced assignment with the largest sum, by scipy.
-
-    Every group has floor(T/G) places and one more, of which T mod G are used in all: the others
-    are taken by dummies that may stand nowhere else.
-    """
-    num_tokens, num_groups = scores_TG.shape
-    if num_tokens == 0:
-        return np.zeros(0, dtype=int)
-    floor, extra = divmod(num_tokens, num_groups)
-    places = np.repeat(np.arange(num_groups), floor)
-    if extra:
-        places = np.concatenate([places, np.arange(num_groups)])
-    matrix = scores_TG[:, places]
-    if extra:
-        dummies = np.full((num_groups - extra, len(places)), -1e9)
-        dummies[:, -num_groups:] = 0
-        matrix = np.vstack([matrix, dummies])
-    _, columns = linear_sum_assignment(matrix, maximize=True)
-    return places[columns[:num_tokens]]
 
 
 def stack_rows(rows: list) -> Tensor:

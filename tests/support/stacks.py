@@ -8,12 +8,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.support.scenarios import _from_all
-from tests.support.stack_cases import DIM, HIDDEN, StackCase, inputs_of
+from tests.support.stack_cases import DIM, HIDDEN, NUM_KEYS, PAD, StackCase, inputs_of
 from user_dir.fast_moe.build import ExpertSizes, MoeParts
+from user_dir.fast_moe.clustering.centroids import Centroids
+from user_dir.fast_moe.clustering.tables import Table
+from user_dir.fast_moe.clustering.token_table import TokenTable
 from user_dir.fast_moe.experts.sharding import gather_experts
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.report import gather_sums
+from user_dir.fast_moe.tokens.keys import TokenKeys
 from user_dir.fast_moe.tokens.ranked import rank_tokens
 from user_dir.transformer.mixture_tail import MixtureTail
 from user_dir.transformer.sublayers import SublayerConfig
@@ -33,7 +37,7 @@ class StackRun:
 def config_of(case: StackCase) -> SublayerConfig:
     return SublayerConfig(
         stack=case.stack,
-        sizes=ExpertSizes(DIM, HIDDEN),
+        sizes=ExpertSizes(DIM, HIDDEN, num_keys=NUM_KEYS),
         dropout=0.0,
         normalize_before=case.normalize_before,
     )
@@ -51,7 +55,29 @@ def build_stack(case: StackCase, topology: Topology) -> MixtureTail:
             if "norm" in name or "projection.0" in name or "projection.1" in name:
                 generator = torch.Generator().manual_seed(len(name))
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        for name, buffer in stack.named_buffers():
+            if case.is_learned:
+                _learn(name, buffer)
+        for table in stack.modules():
+            if isinstance(table, TokenTable):
+                counts = torch.arange(NUM_KEYS) ** 2
+                order = torch.randperm(NUM_KEYS, generator=torch.Generator().manual_seed(1))
+                table.fill(Table.of(counts, order, num_experts=table.num_experts))
+    for module in stack.modules():
+        if isinstance(module, Centroids):
+            module._updates_on_host = None
     return stack.double().train(case.training)
+
+
+def _learn(name: str, buffer: Tensor) -> None:
+    """What training without a gradient could have left."""
+    generator = torch.Generator().manual_seed(len(name))
+    if "weight" in name:
+        buffer.fill_(1)
+    elif "updates" in name:
+        buffer.fill_(1000)
+    elif "running_" in name and "share" not in name:
+        buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
 
 
 def run_stack(case: StackCase, *, device: torch.device | str = "cpu") -> StackRun:
@@ -62,12 +88,15 @@ def run_stack(case: StackCase, *, device: torch.device | str = "cpu") -> StackRu
     lengths = [(n, hosted) for hosted, r in enumerate(ranks) for n in case.lengths[r] or (0,)]
     longest = max(1, *(length for length, _ in lengths))
     is_pad_BS = torch.arange(longest).unsqueeze(0) >= torch.tensor([[n] for n, _ in lengths])
+    sentences = [ids or [PAD] for r in ranks for ids in case.ids_of_rank[r] or [[]]]
+    ids_BS = torch.tensor([ids + [PAD] * (longest - len(ids)) for ids in sentences])
     tokens = rank_tokens(
         is_pad_BS.to(device),
         torch.tensor([hosted for _, hosted in lengths], device=device),
         num_hosted=topology.num_hosted,
         noise=case.noise_key,
         shares=MoeParts(config=case.config, topology=topology).seq_shares,
+        keys=TokenKeys.of(ids_BS.to(device), pad=PAD),
     )
     inputs = [inputs_of(case)[rank].requires_grad_() for rank in ranks]
     weights = [inputs_of(case, seed=12)[rank] for rank in ranks]

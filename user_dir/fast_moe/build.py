@@ -7,13 +7,17 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from user_dir.fast_moe.clustering.clusters import ClusteringRule
+from user_dir.fast_moe.clustering.assignment import ClusterGate
+from user_dir.fast_moe.clustering.balance_gate import BalanceGate
+from user_dir.fast_moe.clustering.centroids import CentroidGate
+from user_dir.fast_moe.clustering.token_table import TokenTable
 from user_dir.fast_moe.config import LayerKind, MoeConfig
 from user_dir.fast_moe.experts.ffn import ExpertFFN
-from user_dir.fast_moe.gates import BalanceGate, GShardGate, SwitchGate
+from user_dir.fast_moe.gates import GShardGate, SwitchGate
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
+from user_dir.fast_moe.tokens.partition import TokenPartition
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class ExpertSizes:
     hidden_dim: int
     activation_fn: Callable[[Tensor], Tensor] = F.relu
     activation_dropout: float = 0.0
+    num_keys: int = 0  # ids that a token may have, where clusters follow from them
 
 
 def build_moe_layer(
@@ -55,20 +60,21 @@ def build_moe_layer(
         UserError: the experts' back end cannot run here, or SCoMoE-Feat's slices come out uneven.
     """
     config = parts.config
-    shares, clustering, projection = None, None, None
+    shares, partition, projection = None, None, None
     if kind is LayerKind.FEAT:
         shares = config.shares
         if config.feat_projection:
             projection = _identity_map(sizes.dim), _identity_map(sizes.dim)
     elif kind in (LayerKind.SEQ, LayerKind.CLUSTER):
         shares = parts.seq_shares
-    if kind is LayerKind.CLUSTER:
-        clustering = ClusteringRule(
-            gate_type=config.gate_type,
-            temperature=config.temperature,
-            inference_routing=config.inference_routing,
+    if kind is LayerKind.SEQ and shares is not None:
+        partition = TokenPartition(
+            parts.topology,
+            shares,
+            training=config.partition,
+            inference=config.inference_partition,
         )
-    gate = _build_gate(parts, sizes.dim, kind)
+    gate = _build_gate(parts, sizes, kind)
     experts: nn.Module
     if kind is LayerKind.FEAT:
         features = config.shares.features(sizes.dim)
@@ -90,24 +96,25 @@ def build_moe_layer(
         kind=kind,
         shares=shares,
         projection=projection,
-        clustering=clustering,
+        temperature=config.temperature,
         overlap=config.exchange_schedule == "overlap",
+        partition=partition,
         everywhere_at_evaluation=config.inference_partition == "everywhere",
+        balance_everywhere=config.balance_scope == "global",
     )
 
 
 def _build_gate(
-    parts: MoeParts, dim: int, kind: LayerKind
-) -> SwitchGate | GShardGate | BalanceGate:
+    parts: MoeParts, sizes: ExpertSizes, kind: LayerKind
+) -> SwitchGate | GShardGate | ClusterGate:
     config = parts.config
+    if kind is LayerKind.CLUSTER:
+        return _build_cluster_gate(parts, sizes)
     common: dict[str, Any] = {
-        "dim": dim,
+        "dim": sizes.dim,
         "num_experts": parts.topology.num_experts,
         "use_fp32": config.gating_use_fp32,
     }
-    if kind is LayerKind.CLUSTER:
-        num_groups = config.num_cluster_groups(parts.topology.layout.num_nodes)
-        return BalanceGate(num_groups=num_groups, **common)
     if config.top1:
         return SwitchGate(prioritize=config.prioritized_routing, **common)
     return GShardGate(
@@ -115,6 +122,35 @@ def _build_gate(
         normalize_before_dropping=config.normalize_before_dropping,
         prioritize=config.prioritized_routing,
         **common,
+    )
+
+
+def _build_cluster_gate(parts: MoeParts, sizes: ExpertSizes) -> ClusterGate:
+    config, num_experts = parts.config, parts.topology.num_experts
+    num_groups = config.num_cluster_groups(parts.topology.layout.num_nodes)
+    balances_at_evaluation = config.inference_routing == "balanced"
+    if config.cluster_by == "scores":
+        return BalanceGate(
+            dim=sizes.dim,
+            num_experts=num_experts,
+            num_groups=num_groups,
+            use_fp32=config.gating_use_fp32,
+            temperature=config.temperature if config.gate_type == "softmax" else None,
+            balances_at_evaluation=balances_at_evaluation,
+        )
+    table = TokenTable(
+        num_keys=sizes.num_keys,
+        num_experts=num_experts,
+        num_groups=num_groups,
+        by_language=config.cluster_by == "language",
+    )
+    if config.cluster_by != "kmeans":
+        return table
+    return CentroidGate(
+        table,
+        dim=sizes.dim,
+        warmup=config.cluster_warmup,
+        balances_at_evaluation=balances_at_evaluation,
     )
 
 

@@ -16,7 +16,10 @@ EXPERT_GRAD_RULES = ("world_size", "sqrt_world_size")
 SCOMOE_TYPES = ("none", "seq", "feat")
 GATE_TYPES = ("softmax", "sigmoid")
 INFERENCE_ROUTINGS = ("greedy", "balanced")
-INFERENCE_PARTITIONS = ("everywhere", "quota")
+PARTITIONS = ("quota", "threshold")
+INFERENCE_PARTITIONS = ("threshold", "quota", "everywhere")
+BALANCE_SCOPES = ("rank", "global")
+CLUSTER_KEYS = ("scores", "token", "language", "kmeans")
 EXCHANGE_SCHEDULES = ("overlap", "serial")
 EXPERT_BACKENDS = ("auto", "bmm", "grouped", "fastmoe")
 
@@ -79,8 +82,12 @@ class MoeConfig:
     reorder_layers: bool
     layernorm_after_moe: bool
     feat_projection: bool
+    cluster_by: str
+    cluster_warmup: int
     cluster_groups: int | None  # as resolved when training started; None: not yet
     inference_routing: str
+    balance_scope: str
+    partition: str
     inference_partition: str
     exchange_schedule: str
     seed: int
@@ -115,9 +122,13 @@ class MoeConfig:
             reorder_layers=read("reorder_layers", False),
             layernorm_after_moe=read("layernorm_after_moe_layer", False),
             feat_projection=read("scomoe_feat_projection", False),
+            cluster_by=read("cluster_by", "scores"),
+            cluster_warmup=read("cluster_warmup", 100),
             cluster_groups=read("moe_cluster_groups", None),
             inference_routing=read("scomoe_inference_routing", "greedy"),
-            inference_partition=read("scomoe_inference_partition", "everywhere"),
+            balance_scope=read("moe_balance_scope", "rank"),
+            partition=read("scomoe_partition", "quota"),
+            inference_partition=read("scomoe_inference_partition", "threshold"),
             exchange_schedule=read("moe_exchange_schedule", "overlap"),
             seed=read("seed", 1),
         )
@@ -173,6 +184,9 @@ class MoeConfig:
             ("--scomoe-type", self.scomoe_type, SCOMOE_TYPES),
             ("--gate-type", self.gate_type, GATE_TYPES),
             ("--scomoe-inference-routing", self.inference_routing, INFERENCE_ROUTINGS),
+            ("--cluster-by", self.cluster_by, CLUSTER_KEYS),
+            ("--moe-balance-scope", self.balance_scope, BALANCE_SCOPES),
+            ("--scomoe-partition", self.partition, PARTITIONS),
             ("--scomoe-inference-partition", self.inference_partition, INFERENCE_PARTITIONS),
             ("--moe-exchange-schedule", self.exchange_schedule, EXCHANGE_SCHEDULES),
         ):
@@ -180,12 +194,29 @@ class MoeConfig:
         _require(
             0 < self.temperature < inf, "--temperature", self.temperature, "positive; 0.5 is usual"
         )
+        _require(
+            self.cluster_warmup >= 0, "--cluster-warmup", self.cluster_warmup, "0 or more updates"
+        )
+        if self.cluster_by != "scores" and not self.token_cluster:
+            raise UserError(
+                f"--cluster-by {self.cluster_by} needs --token-cluster, which clusters tokens"
+            )
+        if self.cluster_by != "scores" and self.gate_type == "sigmoid":
+            raise UserError(
+                f"--gate-type sigmoid needs --cluster-by scores, which it learns, but that is "
+                f"{self.cluster_by}; leave --gate-type out"
+            )
         assert self.shares  # raises where the ratios are wrong
 
     @property
     def shares(self) -> Shares:
         """α and β as the user wrote them."""
         return Shares.of(self.ratio1, self.ratio2)
+
+    @property
+    def reads_token_ids(self) -> bool:
+        """Whether clusters follow from what tokens are."""
+        return self.token_cluster and self.cluster_by != "scores"
 
     @property
     def reorders(self) -> bool:

@@ -1,20 +1,16 @@
 """Gates: which experts a token is routed to, and with which weight.
 
 GShard (Lepikhin et al., 2021, algorithm 1) takes the two best experts, Switch (Fedus et al.,
-2022) the best one. BalanceGate (Zeng and Xiong, 2023, section 3.3) clusters tokens instead: it
-gives every expert equally many. Shape suffixes: V hosted ranks, T tokens, E experts in reach,
-D width.
+2022) the best one. Shape suffixes: V hosted ranks, T tokens, E experts in reach, D width.
 """
 
-import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from user_dir.fast_moe.config import POLICIES
-from user_dir.fast_moe.routing.assignment import balanced_groups
-from user_dir.fast_moe.routing.slots import Routing, build_routing, count_by_expert
+from user_dir.fast_moe.routing.slots import Routing, build_routing
 
 
 @dataclass(frozen=True)
@@ -153,104 +149,6 @@ class GShardGate(_LinearGate):
         if self.second_policy == "sampling" and noise is not None:
             scores_VTE = scores_VTE + noise.gumbel(z_VTE.shape).to(scores_VTE.dtype)
         return scores_VTE.scatter(-1, first_VT.unsqueeze(-1), float("-inf")).argmax(dim=-1)
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """Where BalanceGate sends every token."""
-
-    expert_VT: Tensor  # -1: padding
-    group_VT: Tensor  # -1: padding
-    seconds: float  # that the assignment took, on a CPU
-
-
-class BalanceGate(nn.Module):
-    """Clusters tokens: those with like scores go to one group, and groups are equally large.
-
-    Args:
-        num_groups: as many as experts, or as nodes; a node's score is the mean of its experts',
-            and its tokens are cut evenly among them.
-    """
-
-    def __init__(self, *, dim: int, num_experts: int, num_groups: int, use_fp32: bool = False):
-        super().__init__()
-        assert num_experts % num_groups == 0
-        self.weight = nn.Parameter(torch.empty(num_experts, dim))
-        nn.init.orthogonal_(self.weight, gain=0.1)
-        self.num_groups = num_groups
-        self.use_fp32 = use_fp32
-
-    @property
-    def num_experts(self) -> int:
-        return self.weight.shape[0]
-
-    def expert_scores(self, x_VTD: Tensor) -> Tensor:
-        """Scores (V, T, E), in float32, the product included, where the gate was told so."""
-        if not self.use_fp32:
-            return x_VTD @ self.weight.T
-        with torch.autocast(device_type=x_VTD.device.type, enabled=False):
-            return x_VTD.float() @ self.weight.float().T
-
-    def group_scores(self, scores_VTE: Tensor) -> Tensor:
-        """Scores (V, T, G) of the groups."""
-        return scores_VTE.unflatten(-1, (self.num_groups, -1)).mean(dim=-1)
-
-    def mixing_weight(self, x_MD: Tensor, expert_M: Tensor) -> Tensor:
-        """sigmoid(x · w_e) of each row and the expert it arrived at, (M,)."""
-        return (x_MD * self.weight[expert_M].to(x_MD)).sum(dim=-1).sigmoid()
-
-    def assign_greedily(self, scores_VTE: Tensor, is_pad_VT: Tensor) -> Assignment:
-        """Give each token its best group, and there its best expert: it depends on no other."""
-        group_VT = self.group_scores(scores_VTE).argmax(dim=-1)
-        per_group = scores_VTE.unflatten(-1, (self.num_groups, -1))
-        index = group_VT[..., None, None].expand(-1, -1, 1, per_group.shape[-1])
-        best_VT = per_group.gather(2, index).squeeze(2).argmax(dim=-1)
-        expert_VT = group_VT * per_group.shape[-1] + best_VT
-        return Assignment(
-            expert_VT=expert_VT.masked_fill(is_pad_VT, -1),
-            group_VT=group_VT.masked_fill(is_pad_VT, -1),
-            seconds=0.0,
-        )
-
-    def assign_evenly(self, scores_VTE: Tensor, part_VT: Tensor, *, num_parts: int) -> Assignment:
-        """Give all groups equally many tokens of each part, with the largest summed score.
-
-        Args:
-            part_VT: which tokens of a rank are balanced among themselves; -1: padding.
-        """
-        start = time.perf_counter()
-        group_VT = balanced_groups(
-            self.group_scores(scores_VTE.detach()), part_VT, num_parts=num_parts
-        )
-        expert_VT = self._cut_evenly(group_VT, part_VT)
-        return Assignment(expert_VT, group_VT, seconds=time.perf_counter() - start)
-
-    def _cut_evenly(self, group_VT: Tensor, part_VT: Tensor) -> Tensor:
-        """The expert of each token: each group's list, in token order, cut among its experts."""
-        num_tokens = group_VT.shape[1]
-        per_group, num_groups = self.num_experts // self.num_groups, self.num_groups
-        if per_group == 1:
-            return group_VT
-        # Lists of a rank are counted part by part, of which there are fewer than tokens.
-        list_VT = torch.where(part_VT < 0, -1, part_VT * num_groups + group_VT)
-        num_lists = num_tokens * num_groups
-        list_VT = list_VT.masked_fill(part_VT < 0, num_lists)
-        counts_VL = count_by_expert(list_VT, num_experts=num_lists + 1)
-        order_VT = list_VT.argsort(dim=1, stable=True)
-        starts_VL = counts_VL.cumsum(1) - counts_VL
-        sorted_VT = list_VT.gather(1, order_VT)
-        place_VT = torch.arange(num_tokens, device=list_VT.device) - starts_VL.gather(1, sorted_VT)
-        # The first lists are one longer where the cut does not come out even.
-        count_VT = counts_VL.gather(1, sorted_VT)
-        size_VT, longer_VT = count_VT // per_group, count_VT % per_group
-        in_longer_VT = longer_VT * (size_VT + 1)
-        nth_VT = torch.where(
-            place_VT < in_longer_VT,
-            place_VT // (size_VT + 1),
-            longer_VT + (place_VT - in_longer_VT) // size_VT.clamp(min=1),
-        )
-        nth_VT = torch.empty_like(nth_VT).scatter(1, order_VT, nth_VT)
-        return torch.where(part_VT < 0, -1, group_VT * per_group + nth_VT)
 
 
 def _priority(probs_VTK: Tensor, prioritize: bool) -> Tensor | None:

@@ -32,17 +32,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from user_dir.fast_moe.clustering.clusters import ClusteringRule, TokenClusters, cluster
+from user_dir.fast_moe.clustering.assignment import ClusterGate
+from user_dir.fast_moe.clustering.clusters import TokenClusters, cluster
 from user_dir.fast_moe.config import CapacityRule, LayerKind
 from user_dir.fast_moe.dispatch.capacity import CapacityTrip
 from user_dir.fast_moe.dispatch.dropless import DroplessTrip
 from user_dir.fast_moe.dispatch.schedule import run_trips
 from user_dir.fast_moe.dispatch.trip import Trip
-from user_dir.fast_moe.gates import BalanceGate, Gated, GShardGate, SwitchGate
+from user_dir.fast_moe.gates import Gated, GShardGate, SwitchGate
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.report import MoeReport, RoutedPart, make_report
-from user_dir.fast_moe.tokens.partition import REACH_IDS, reach_of_tokens, select_experts
+from user_dir.fast_moe.tokens.partition import REACH_IDS, TokenPartition, select_experts
 from user_dir.fast_moe.tokens.ranked import RankedTokens
 
 
@@ -66,16 +67,17 @@ class EfficientMoeLayer(nn.Module):
         name: tells this layer's routing noise from that of the others, "encoder.1" say.
         shares: α and β of SEQ and FEAT; for CLUSTER those of the layers that follow.
         projection: FEAT only: maps before the split and after the concatenation, if any.
-        clustering: CLUSTER only.
+        temperature: CLUSTER only: of the softmax that clustering learns through.
         overlap: let SEQ and FEAT compute near tokens while far ones travel.
-        everywhere_at_evaluation: give all tokens of SEQ the whole reach then: which of them stay
-            near is decided among the tokens of a batch, so a translation would depend on it.
+        partition: SEQ only: says how far each token may travel.
+        everywhere_at_evaluation: give all tokens of SEQ the whole reach then.
+        balance_everywhere: report what a balance loss over the tokens of all ranks needs.
     """
 
     def __init__(
         self,
         *,
-        gate: SwitchGate | GShardGate | BalanceGate,
+        gate: SwitchGate | GShardGate | ClusterGate,
         experts: nn.Module,
         topology: Topology,
         capacity: CapacityRule,
@@ -83,22 +85,26 @@ class EfficientMoeLayer(nn.Module):
         kind: LayerKind = LayerKind.PLAIN,
         shares: Shares | None = None,
         projection: tuple[nn.Module, nn.Module] | None = None,
-        clustering: ClusteringRule | None = None,
+        temperature: float = 0.5,
         overlap: bool = True,
+        partition: TokenPartition | None = None,
         everywhere_at_evaluation: bool = False,
+        balance_everywhere: bool = False,
     ):
         super().__init__()
         self.overlap = overlap
         self.everywhere_at_evaluation = everywhere_at_evaluation
-        self.gate: SwitchGate | GShardGate | BalanceGate = gate
+        self.balance_everywhere = balance_everywhere
+        self.gate: SwitchGate | GShardGate | ClusterGate = gate
         self.experts = experts
         self.topology = topology
         self.capacity = capacity
         self.name = name
         self.kind = kind
         self.shares = shares or Shares.of(0, 0)
-        self.clustering = clustering
+        self.temperature = temperature
         self.projection = nn.ModuleList(projection) if projection else None
+        self.partition = partition
         for reach in (Reach.GLOBAL, *self.shares.reaches()):  # one order on all processes
             topology.plan(reach)
 
@@ -120,7 +126,8 @@ class EfficientMoeLayer(nn.Module):
         The experts are the same at every reach (section 3.1 of the paper).
         """
         z_VTE = self._routing_gate.logits(x_VTD)
-        reach_VT = reach_of_tokens(z_VTE, tokens, topology=self.topology)
+        assert self.partition is not None
+        reach_VT = self.partition(z_VTE, tokens)
         routed = [
             self._route(z_VTE, reach_VT != REACH_IDS[reach], reach, tokens)
             for reach in self.shares.reaches()
@@ -162,15 +169,13 @@ class EfficientMoeLayer(nn.Module):
         Returns:
             the tokens where they arrived, (V, T', D), and the plan that brings them back.
         """
-        gate, rule = self._clustering
         return cluster(
             x_VTD,
             tokens,
-            gate=gate,
-            rule=rule,
+            gate=self._cluster_gate,
+            temperature=self.temperature,
             shares=self.shares,
             topology=self.topology,
-            training=self.training,
             detach=detach,
             by_step=by_step,
             name=self.name,
@@ -183,8 +188,8 @@ class EfficientMoeLayer(nn.Module):
 
     def cluster_weight(self, x_VTD: Tensor, clusters: TokenClusters) -> Tensor | None:
         """What a clustered token's expert counts, (V, T', 1); None where it counts fully."""
-        gate, rule = self._clustering
-        if rule.gate_type != "sigmoid":
+        gate = self._cluster_gate
+        if not gate.learns_by_weight:
             return None
         weight_M = gate.mixing_weight(clusters.to_rows(x_VTD), clusters.expert_M)
         return clusters.to_ranks(weight_M.unsqueeze(-1))
@@ -196,15 +201,19 @@ class EfficientMoeLayer(nn.Module):
         return self.kind is LayerKind.SEQ and not everywhere
 
     @property
+    def _divides_by_threshold(self) -> bool:
+        """Whether how many tokens have a reach is known on the device alone."""
+        return self.partition is not None and self.partition.by_threshold[self.training]
+
+    @property
     def _routing_gate(self) -> SwitchGate | GShardGate:
-        assert not isinstance(self.gate, BalanceGate)
+        assert not isinstance(self.gate, ClusterGate)
         return self.gate
 
     @property
-    def _clustering(self) -> tuple[BalanceGate, ClusteringRule]:
-        assert isinstance(self.gate, BalanceGate)
-        assert self.clustering is not None
-        return self.gate, self.clustering
+    def _cluster_gate(self) -> ClusterGate:
+        assert isinstance(self.gate, ClusterGate)
+        return self.gate
 
     def _route(
         self, z_VTE: Tensor, is_absent_VT: Tensor, reach: Reach, tokens: RankedTokens
@@ -230,12 +239,13 @@ class EfficientMoeLayer(nn.Module):
             return CapacityTrip(x_VTD, routing, plan, experts)
         most_rows = None
         if routed.reach is Reach.LOCAL:
-            most_rows = routing.num_choices * sum(self._num_tokens(routed.reach, tokens))
+            most_rows = routing.num_choices * sum(self._most_tokens(routed.reach, tokens))
         return DroplessTrip(x_VTD, routing, plan, experts, most_rows=most_rows)
 
-    def _num_tokens(self, reach: Reach, tokens: RankedTokens) -> Sequence[int]:
-        """How many tokens of each hosted rank have that reach."""
-        return tokens.sizes.quotas[reach] if self._divides_tokens else tokens.sizes.counts
+    def _most_tokens(self, reach: Reach, tokens: RankedTokens) -> Sequence[int]:
+        """How many tokens of each hosted rank have that reach; by threshold, may have."""
+        by_quota = self._divides_tokens and not self._divides_by_threshold
+        return tokens.sizes.quotas[reach] if by_quota else tokens.sizes.counts
 
     def _capacity(self, reach: Reach, tokens: RankedTokens) -> int | None:
         """Slots of an expert for one rank's tokens of a reach; None: as many as it takes."""
@@ -245,6 +255,8 @@ class EfficientMoeLayer(nn.Module):
         slots = self.capacity.slots(largest, num_experts, training=self.training)
         if slots is None or reach is not Reach.LOCAL:
             return slots
+        if self._divides_by_threshold:  # as many tokens as there are may stay
+            return None
         # What stays on its rank is never dropped: a slot for every token wastes nothing where
         # a token goes to all the rank's experts; with more experts exact counts are cheaper, on a
         # GPU with more than twice as many: one batched product is faster than a grouped one
@@ -262,11 +274,15 @@ class EfficientMoeLayer(nn.Module):
                 reach=one.reach,
                 routing=one.gated.routing,
                 experts_VE=one.experts_VE,
-                num_tokens_V=self._num_tokens(one.reach, tokens),
                 sent_bytes=trip.sent_bytes(),
                 gated=one.gated,
             )
             for one, trip in zip(routed, trips, strict=True)
         ]
-        num_experts = self.topology.num_experts
-        return make_report(parts, name=self.name, kind=self.kind, num_experts=num_experts)
+        return make_report(
+            parts,
+            name=self.name,
+            kind=self.kind,
+            num_experts=self.topology.num_experts,
+            balance_everywhere=self.balance_everywhere,
+        )

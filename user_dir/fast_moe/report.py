@@ -10,29 +10,35 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.gates import Gated
+from user_dir.fast_moe.layout.processes import running_processes
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.routing.slots import Routing
 
 
 @dataclass(frozen=True)
 class KnownSums:
-    """A layer's sums over the ranks of this process that the host knows without asking a device.
+    """A layer's sums over the ranks of this process that the host knows without asking a device."""
 
-    Tokens count once for each reach that they pass (in SCoMoE-Feat all of them).
-    """
-
-    tokens_local: float
-    tokens_node: float
-    tokens_global: float
-    balance_ranks: float  # ranks whose balance loss counts
     bytes_rank: float  # there and back in a forward pass: within ranks,
     bytes_node: float  # within nodes,
     bytes_between: float  # between nodes
     assignment_seconds: float
+
+
+@dataclass(frozen=True)
+class GateSums:
+    """Of the tokens of this process: what a balance loss over all ranks is made of.
+
+    A row for each reach with more than one expert. Shape suffixes: P reaches, E experts.
+    """
+
+    probs_PxE: Tensor  # the gate's probabilities, added up; with a gradient
+    firsts_PxE: Tensor  # first choices
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,22 @@ class MoeReport:
     balance_loss_V: Tensor | None  # None for CLUSTER, which is balanced by what it is
     known: KnownSums
     counted: Tensor  # what a device counted: `COUNTED`, then `BY_EXPERT` of every expert; float64
+    num_hosted: int  # V
+    gate_sums: GateSums | None = None  # None: not asked for
 
 
 KNOWN = tuple(field.name for field in fields(KnownSums))
-COUNTED = ("routed", "entropy", "balance_loss")  # tokens with an expert; nats; over the ranks
+# Tokens by reach (in SCoMoE-Feat all of them pass every reach), those with an expert, nats, the
+# balance losses of the ranks, and how many ranks have one.
+COUNTED = (
+    "tokens_local",
+    "tokens_node",
+    "tokens_global",
+    "routed",
+    "entropy",
+    "balance_loss",
+    "balance_ranks",
+)
 BY_EXPERT = ("first_made", "first_kept", "made", "kept")  # choices before and after drops
 
 
@@ -58,7 +76,6 @@ class RoutedPart:
     reach: Reach
     routing: Routing
     experts_VE: Tensor  # global ids of the experts in reach of each hosted rank
-    num_tokens_V: Sequence[int]
     sent_bytes: tuple[int, int, int]  # there and back: within ranks, within nodes, between nodes
     gated: Gated | None = None  # None: there was no gate with probabilities
 
@@ -70,20 +87,19 @@ def make_report(
     kind: LayerKind,
     num_experts: int,
     assignment_seconds: float = 0.0,
+    balance_everywhere: bool = False,
 ) -> MoeReport:
     """The report of a layer over the ranks of this process.
 
     Its balance loss on a rank is the mean over the reaches that have more than one expert and at
     least one token there; 0 if there is none.
+
+    Args:
+        balance_everywhere: add what the balance loss over all ranks is made of.
     """
-    balance_loss_V, num_balanced_V = _balance(parts)
-    tokens = {part.reach: float(sum(part.num_tokens_V)) for part in parts}
+    balance_loss_V, is_balanced_V = _balance(parts)
     on_rank, in_node, between = map(sum, zip(*(part.sent_bytes for part in parts), strict=True))
     known = KnownSums(
-        tokens_local=tokens.get(Reach.LOCAL, 0.0),
-        tokens_node=tokens.get(Reach.NODE, 0.0),
-        tokens_global=tokens.get(Reach.GLOBAL, 0.0),
-        balance_ranks=float(sum(count > 0 for count in num_balanced_V)),
         bytes_rank=float(on_rank),
         bytes_node=float(in_node),
         bytes_between=float(between),
@@ -94,7 +110,9 @@ def make_report(
         kind=kind,
         balance_loss_V=balance_loss_V,
         known=known,
-        counted=_count(parts, balance_loss_V, num_experts=num_experts),
+        counted=_count(parts, balance_loss_V, is_balanced_V, num_experts=num_experts),
+        num_hosted=parts[0].routing.counts_VE.shape[0],
+        gate_sums=_gate_sums(parts, num_experts) if balance_everywhere else None,
     )
 
 
@@ -133,34 +151,79 @@ class LayerSums:
         return self.by_name[name]
 
 
-def _balance(parts: Sequence[RoutedPart]) -> tuple[Tensor | None, list[int]]:
-    """The balance loss (V,), and of how many reaches it is the mean on each rank."""
-    num_balanced_V = [0] * len(parts[0].num_tokens_V)
-    first = parts[0].gated
-    if first is None:
-        return None, num_balanced_V
-    losses = []
+def balance_over_all_ranks(sums: Sequence[GateSums], size: Tensor) -> tuple[Tensor, Tensor]:
+    """The balance loss of each layer over the tokens of all ranks. A collective.
+
+    E · Σ_e mean(g_e) · mean(1[e1 = e]), the mean over the layer's reaches that have any token.
+    Their gradient is that of this process's probabilities.
+
+    Args:
+        size: of this process's sample.
+
+    Returns:
+        the losses (G,), and the sample size of all processes.
+    """
+    probs_QxE = torch.cat([one.probs_PxE for one in sums])
+    firsts_QxE = torch.cat([one.firsts_PxE for one in sums])
+    both = torch.stack([probs_QxE.detach(), firsts_QxE])
+    of_all = torch.cat([both.flatten(), size.view(1).to(both)])
+    if running_processes()[1] > 1:
+        dist.all_reduce(of_all)
+    all_probs_QxE, all_firsts_QxE = of_all[:-1].view_as(both)
+    probs_QxE = all_probs_QxE + (probs_QxE - probs_QxE.detach())
+    num_tokens_Q = all_firsts_QxE.sum(1)
+    losses_Q = (probs_QxE * all_firsts_QxE).sum(1) / num_tokens_Q.clamp(min=1).square()
+    losses_Q = losses_Q * probs_QxE.shape[1]
+    has_tokens_Q = (num_tokens_Q > 0).to(losses_Q)
+    sizes = [len(one.probs_PxE) for one in sums]
+    means = [
+        loss_P.sum() / has_P.sum().clamp(min=1)
+        for loss_P, has_P in zip(losses_Q.split(sizes), has_tokens_Q.split(sizes), strict=True)
+    ]
+    return torch.stack(means), of_all[-1]
+
+
+def _balance(parts: Sequence[RoutedPart]) -> tuple[Tensor | None, Tensor]:
+    """The balance loss (V,), and which ranks have one."""
+    first = parts[0].routing.first_counts_VE
+    if parts[0].gated is None:
+        return None, first.new_zeros(first.shape[0])
+    losses, counts = [], []
+    for part in parts:
+        if part.gated is not None and part.experts_VE.shape[1] > 1:
+            # A rank without tokens of this reach has a loss of 0.
+            losses.append(part.gated.balance_loss())
+            counts.append(part.routing.first_counts_VE.sum(1) > 0)
+    if not losses:
+        return parts[0].gated.probs_VTE.new_zeros(first.shape[0]), first.new_zeros(first.shape[0])
+    if len(losses) == 1:
+        return losses[0], counts[0]
+    num_balanced_V = torch.stack(counts).sum(0)
+    return torch.stack(losses).sum(0) / num_balanced_V.clamp(min=1), num_balanced_V > 0
+
+
+def _gate_sums(parts: Sequence[RoutedPart], num_experts: int) -> GateSums | None:
+    probs, firsts = [], []
     for part in parts:
         if part.gated is None or part.experts_VE.shape[1] == 1:
             continue
-        # A rank without tokens of this reach has a loss of 0.
-        losses.append(part.gated.balance_loss())
-        for rank, count in enumerate(part.num_tokens_V):
-            num_balanced_V[rank] += count > 0
-    if not losses:
-        return first.probs_VTE.new_zeros(len(num_balanced_V)), num_balanced_V
-    loss_V = losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
-    divisors = [max(1, count) for count in num_balanced_V]
-    if len(set(divisors)) == 1:
-        return loss_V / divisors[0], num_balanced_V
-    means = [loss / divisor for loss, divisor in zip(loss_V, divisors, strict=True)]
-    return torch.stack(means), num_balanced_V
+        probs_VE = part.gated.probs_VTE.sum(dim=1)
+        experts = part.experts_VE.flatten()
+        zero = probs_VE.new_zeros(num_experts)
+        probs.append(zero.index_add(0, experts, probs_VE.flatten()))
+        firsts.append(zero.index_add(0, experts, part.routing.first_counts_VE.flatten().to(zero)))
+    return GateSums(torch.stack(probs), torch.stack(firsts)) if probs else None
 
 
 def _count(
-    parts: Sequence[RoutedPart], balance_loss_V: Tensor | None, *, num_experts: int
+    parts: Sequence[RoutedPart],
+    balance_loss_V: Tensor | None,
+    is_balanced_V: Tensor,
+    *,
+    num_experts: int,
 ) -> Tensor:
     made_or_kept = parts[0].routing.counts_VE.new_zeros(len(BY_EXPERT), num_experts)
+    tokens = dict.fromkeys(Reach, made_or_kept.new_zeros(()))
     routed, entropies = [], []
     for part in parts:
         routing, capacity = part.routing, part.routing.capacity
@@ -168,13 +231,16 @@ def _count(
         kept = counts if capacity is None else [one.clamp(max=capacity) for one in counts]
         of_part = torch.stack([counts[0], kept[0], counts[1], kept[1]])
         made_or_kept.index_add_(1, part.experts_VE.flatten(), of_part.flatten(1))
+        tokens[part.reach] = counts[0].sum()  # every token has a first choice
         routed.append((routing.slots_VTK.amax(dim=-1) >= 0).sum())
         if part.gated is not None:
             entropies.append(part.gated.entropy())
     zero = made_or_kept.new_zeros((), dtype=torch.float64)
     sums = [
+        *(tokens[reach].double() for reach in Reach),
         torch.stack(routed).sum().double(),
         torch.stack(entropies).sum().double() if entropies else zero,
         zero if balance_loss_V is None else balance_loss_V.detach().sum().double(),
+        is_balanced_V.sum().double(),
     ]
     return torch.cat([torch.stack(sums), made_or_kept.flatten().double()])

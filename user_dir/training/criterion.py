@@ -17,6 +17,7 @@ from torch import Tensor
 
 from user_dir.errors import UserError
 from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
+from user_dir.fast_moe.report import balance_over_all_ranks
 from user_dir.training.metrics import PREFIX, log_moe_metrics, moe_logging_output
 from user_dir.training.stopping import agree, num_requests
 
@@ -111,21 +112,33 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         return loss, sample_size, logging_output
 
     def _gate_loss(self, extra: dict, sample: dict) -> Tensor:
-        """Σ over hosted ranks of sample_size_r · A_r."""
-        losses = [report.balance_loss_V for report in extra["moe_reports"]]
-        losses = [loss_V for loss_V in losses if loss_V is not None]
-        if not losses:  # clustering alone is balanced by what it is
+        """Σ over hosted ranks of sample_size_r · A_r. A collective if balance is over all ranks."""
+        reports = extra["moe_reports"]
+        sizes_V = self._sizes_of_ranks(extra["sentence_ranks"], sample, reports)
+        of_all = [report.gate_sums for report in reports if report.gate_sums is not None]
+        if of_all:
+            losses, size_of_all = balance_over_all_ranks(of_all, sizes_V.sum())
+            loss = losses.mean() if self.combine == "average" else losses.sum()
+            # In value each process's share of the loss; in gradient that of all of them, for what a
+            # process does to its probabilities changes everybody's loss.
+            return sizes_V.sum() * loss.detach() + size_of_all * (loss - loss.detach())
+        losses_V = [report.balance_loss_V for report in reports]
+        losses_V = [loss_V for loss_V in losses_V if loss_V is not None]
+        if not losses_V:  # clustering alone is balanced by what it is
             return sample["target"].new_zeros((), dtype=torch.float32)
-        losses_V = torch.stack(losses)
-        losses_V = losses_V.mean(dim=0) if self.combine == "average" else losses_V.sum(dim=0)
-        ranks_B = extra["sentence_ranks"]
+        of_layers = torch.stack(losses_V)
+        loss_V = of_layers.mean(dim=0) if self.combine == "average" else of_layers.sum(dim=0)
+        return (sizes_V.to(loss_V) * loss_V).sum()
+
+    def _sizes_of_ranks(self, ranks_B: Tensor, sample: dict, reports) -> Tensor:
+        """The sample size of each hosted rank, (V,)."""
         if self.sentence_avg:
             sizes_B = torch.ones_like(ranks_B)
         else:
             sizes_B = sample["target"].ne(self.padding_idx).sum(dim=1)
-        sizes_V = losses_V.new_zeros(losses_V.shape[0] + 1)  # the last for sentences of no rank
-        sizes_V = sizes_V.index_add(0, ranks_B % sizes_V.shape[0], sizes_B.to(sizes_V))[:-1]
-        return (sizes_V * losses_V).sum()
+        num_hosted = reports[0].num_hosted
+        sizes_V = torch.zeros(num_hosted + 1, device=ranks_B.device)  # the last: of no rank
+        return sizes_V.index_add(0, ranks_B % (num_hosted + 1), sizes_B.to(sizes_V))[:-1]
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:

@@ -21,6 +21,7 @@ from user_dir.training.batches import (
     real_sentences,
     without_ranks,
 )
+from user_dir.training.cluster_tables import make_cluster_tables
 from user_dir.training.language_tokens import PairTokenManager, add_pair_tokens
 from user_dir.translation.in_step import StepwiseEnsemble, decode_everywhere, is_spread
 
@@ -42,7 +43,14 @@ class _RankedBatches(FairseqTask):
         model = super().build_model(cfg, from_checkpoint)
         parts = getattr(model, "moe_parts", None)  # no other model of fairseq has any
         self._topology = None if parts is None else parts.topology
+        self._model = model
         return model
+
+    def optimizer_step(self, optimizer, model, update_num):
+        """fairseq's; then what layers learn without a gradient moves as well."""
+        super().optimizer_step(optimizer, model, update_num)
+        if self._topology is not None:
+            model.end_update()
 
     def build_criterion(self, cfg, **kwargs):
         refuse_unconnected_processes()
@@ -100,6 +108,8 @@ class _RankedBatches(FairseqTask):
                 grouped_shuffling=grouped_shuffling,
                 **kwargs,
             )
+        if dataset is self.datasets.get("train"):
+            make_cluster_tables(self._model, dataset)
         stock = super().get_batch_iterator(dataset, *args, num_shards=topology.num_ranks, **kwargs)
         if stock not in self._ranked:
             self._ranked[stock] = RankedEpochBatchIterator(

@@ -93,7 +93,12 @@ class ScomoeDecoder(MoeStack, TransformerDecoderBase):
         sentence_ranks = encoder_out["sentence_ranks"][0]
         # In cached decoding nobody reads what the layers report.
         tokens = self._rank_tokens(
-            is_pad_BS, sentence_ranks, noise, is_reported=incremental_state is None
+            is_pad_BS,
+            sentence_ranks,
+            noise,
+            ids_BS=prev_output_tokens,
+            padding_idx=self.padding_idx,
+            is_reported=incremental_state is None,
         )
         encoded = encoder_out["encoder_out"][0]
         encoder_padding_mask = encoder_out["encoder_padding_mask"][0]

@@ -52,7 +52,9 @@ class ScomoeEncoder(MoeStack, TransformerEncoderBase):
             sentence_ranks = self._ranks_by_content(src_tokens)
         is_pad_BS = src_tokens.eq(self.padding_idx)
         padding_mask = is_pad_BS if is_pad_BS.any() else None
-        tokens = self._rank_tokens(is_pad_BS, sentence_ranks, noise)
+        tokens = self._rank_tokens(
+            is_pad_BS, sentence_ranks, noise, ids_BS=src_tokens, padding_idx=self.padding_idx
+        )
         x, embedding = self.forward_embedding(src_tokens, token_embeddings)
         x = x.masked_fill(is_pad_BS.unsqueeze(-1), 0).transpose(0, 1)
         states = [x] if return_all_hiddens else []

@@ -24,6 +24,7 @@ from user_dir.fast_moe.config import LayerKind, MoeConfig
 from user_dir.fast_moe.experts.sharding import scale_expert_gradients
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.running_state import fit_running_state, move_running_states
 from user_dir.fast_moe.tokens.noise import NoiseKey
 from user_dir.transformer.decoder import ScomoeDecoder
 from user_dir.transformer.encoder import ScomoeEncoder
@@ -112,7 +113,18 @@ class ScomoeModel(TransformerModel):
         """Told by the task before every micro-batch; the routing noise depends on it."""
         super().set_num_updates(num_updates)
         if num_updates != self._update:
-            self._update, self._micro_batch = num_updates, 0
+            self.end_update()
+            self._update = num_updates
+
+    def end_update(self) -> None:
+        """Let what layers learn without a gradient move by an update. A collective.
+
+        Our tasks call it after every step of the optimizer, so that checkpoints hold its result;
+        with other tasks the next update begins with it.
+        """
+        if self._micro_batch:
+            move_running_states(self, next(self.parameters()).device)
+        self._micro_batch = 0
 
     def forward(
         self,
@@ -170,6 +182,7 @@ class ScomoeModel(TransformerModel):
                 check_saved_feature_shares(state_dict, self.moe_parts.config.shares)
         if self.spread_experts is not None:
             state_dict = self.spread_experts.own_weights(state_dict)
+        state_dict = fit_running_state(state_dict, self)
         try:
             return super().load_state_dict(state_dict, strict, model_cfg, args)
         except RuntimeError as error:  # torch's list of all tensors that differ

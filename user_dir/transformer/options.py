@@ -7,12 +7,15 @@ from dataclasses import replace
 from user_dir.checkpoints.layout import saved_cluster_groups, saved_layout
 from user_dir.errors import UserError
 from user_dir.fast_moe.config import (
+    BALANCE_SCOPES,
+    CLUSTER_KEYS,
     EXCHANGE_SCHEDULES,
     EXPERT_BACKENDS,
     EXPERT_GRAD_RULES,
     GATE_TYPES,
     INFERENCE_PARTITIONS,
     INFERENCE_ROUTINGS,
+    PARTITIONS,
     POLICIES,
     SCOMOE_TYPES,
     MoeConfig,
@@ -116,6 +119,12 @@ def add_moe_options(parser) -> None:
         "exchange after the other. Same results up to rounding (default: overlap)",
     )
     add(
+        "--moe-balance-scope",
+        choices=BALANCE_SCOPES,
+        help="tokens over which the balance loss takes its means: those of each rank, or those of "
+        "all ranks, which lets a rank whose tokens are alike use few experts (default: rank)",
+    )
+    add(
         "--moe-nodes",
         type=whole_number(),
         metavar="N",
@@ -196,11 +205,39 @@ def add_scomoe_options(parser) -> None:
         "(default: greedy)",
     )
     add(
+        "--scomoe-partition",
+        choices=PARTITIONS,
+        help="tokens of SCoMoE-Seq in training: quota, the best of a rank's tokens stay near, by "
+        "comparison with the others of the batch, later ones included; threshold, those whose "
+        "score reaches a running quantile, each by itself (default: quota)",
+    )
+    add(
         "--scomoe-inference-partition",
         choices=INFERENCE_PARTITIONS,
-        help="tokens of SCoMoE-Seq at evaluation: everywhere, all may go to any expert, so that a "
-        "translation depends on its sentence alone; quota, divided among the reaches as in "
-        "training, by comparison with the other tokens of the batch (default: everywhere)",
+        help="tokens of SCoMoE-Seq at evaluation: threshold, by the quantiles of training, so that "
+        "a translation depends on its sentence alone (a checkpoint without any: everywhere); "
+        "everywhere, all may go to any expert; quota, by comparison with the other tokens of the "
+        "batch (default: threshold)",
+    )
+    add(
+        "--cluster-by",
+        choices=CLUSTER_KEYS,
+        help="what clusters follow from: scores, learned ones (the paper's BalanceGate); token, a "
+        "fixed table of the dictionary; language, the language token that begins a sentence; "
+        "kmeans, directions of the tokens' vectors. With --token-cluster (default: scores)",
+    )
+    add(
+        "--cluster-table",
+        metavar="TABLE",
+        help="which tokens share a cluster with --cluster-by token and kmeans: random; similar, "
+        "those that occur in like contexts; or a file with lines of a token, a tab and its "
+        "cluster (default: random)",
+    )
+    add(
+        "--cluster-warmup",
+        type=whole_number(),
+        metavar="N",
+        help="updates for which --cluster-by kmeans goes by the table (default: 100)",
     )
 
 
@@ -285,6 +322,14 @@ def check_training_options(args: Namespace) -> None:
         and given("optimizer") is not None,
         "--fp16 / --bf16 without --fp16-no-flatten-grads",
         "flat gradients no longer tell experts from shared weights; add --fp16-no-flatten-grads",
+    )
+    _refuse(
+        given("cluster_by") not in (None, "scores")
+        and given("task") is not None
+        and not str(given("task")).startswith("scomoe_"),
+        f"--cluster-by {given('cluster_by')} with --task {given('task')}",
+        "only our tasks make tables of tokens; use --task scomoe_translation or "
+        "scomoe_multilingual_translation",
     )
     if num_processes == 1:
         return

@@ -1,10 +1,11 @@
 """What encoder and decoder share."""
 
 from fairseq.models.transformer import TransformerConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from user_dir.fast_moe.build import MoeParts
 from user_dir.fast_moe.config import LayerKind
+from user_dir.fast_moe.tokens.keys import TokenKeys
 from user_dir.fast_moe.tokens.noise import NoiseKey
 from user_dir.fast_moe.tokens.ranked import PlacedTokens, rank_tokens
 from user_dir.transformer.layer_order import DenseLayer, order_layers
@@ -18,6 +19,7 @@ class MoeStack:
     cfg: TransformerConfig
     moe_parts: MoeParts | None
     tail: MixtureTail | None
+    embed_tokens: nn.Embedding
 
     def _plan_layers(self, cfg: TransformerConfig, stack: str) -> None:
         """Call before fairseq's constructor, which builds layers without saying which."""
@@ -38,7 +40,8 @@ class MoeStack:
         """Call after fairseq's constructor: the mixtures of a reordered stack."""
         self.tail = None
         if self.moe_parts is not None and self._order.tail:
-            of_sublayers = SublayerConfig.of(cfg, self._stack)
+            num_keys = self.embed_tokens.num_embeddings
+            of_sublayers = SublayerConfig.of(cfg, self._stack, num_keys=num_keys)
             self.tail = MixtureTail(self.moe_parts, of_sublayers, self._order.tail, cfg)
 
     @property
@@ -51,9 +54,19 @@ class MoeStack:
         rank_B: Tensor,
         noise: NoiseKey | None,
         *,
+        ids_BS: Tensor,
+        padding_idx: int,
         is_reported: bool = True,
     ) -> PlacedTokens:
+        """Rank the real tokens of a pass.
+
+        Args:
+            ids_BS: whole sentences; in cached decoding more positions than are computed.
+        """
         assert self.moe_parts is not None
+        keys = None
+        if self.moe_parts.config.reads_token_ids:
+            keys = TokenKeys.of(ids_BS, pad=padding_idx).last_of(is_pad_BS.shape[1])
         return rank_tokens(
             is_pad_BS,
             rank_B,
@@ -61,4 +74,5 @@ class MoeStack:
             noise=noise,
             shares=self.moe_parts.seq_shares,
             is_reported=is_reported,
+            keys=keys,
         )

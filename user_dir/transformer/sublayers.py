@@ -32,8 +32,12 @@ class SublayerConfig:
     normalize_before: bool
 
     @staticmethod
-    def of(cfg: TransformerConfig, stack: str) -> "SublayerConfig":
-        """Read fairseq's configuration."""
+    def of(cfg: TransformerConfig, stack: str, *, num_keys: int = 0) -> "SublayerConfig":
+        """Read fairseq's configuration.
+
+        Args:
+            num_keys: size of the stack's dictionary, for clusters that follow from tokens.
+        """
         of_stack = cfg.encoder if stack == "encoder" else cfg.decoder
         return SublayerConfig(
             stack=stack,
@@ -42,6 +46,7 @@ class SublayerConfig:
                 hidden_dim=of_stack.ffn_embed_dim,
                 activation_fn=utils.get_activation_fn(cfg.activation_fn),
                 activation_dropout=float(cfg.activation_dropout or cfg.relu_dropout or 0.0),
+                num_keys=num_keys,
             ),
             dropout=cfg.dropout,
             normalize_before=of_stack.normalize_before,

@@ -9,31 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from user_dir.fast_moe.clustering.assignment import ClusterGate
 from user_dir.fast_moe.clustering.sorting import differentiable_sort, take_tokens
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.dispatch.dropless import DroplessTrip
 from user_dir.fast_moe.exchange.all_to_all import Line
-from user_dir.fast_moe.gates import Assignment, BalanceGate
 from user_dir.fast_moe.gathers import gather_rows, invert_permutation
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.report import MoeReport, RoutedPart, make_report
 from user_dir.fast_moe.routing.slots import build_routing
 from user_dir.fast_moe.tokens.ranked import (
-    PlacedTokens,
     RankedTokens,
     agree_on_sizes,
     quotas_on_device,
 )
-
-
-@dataclass(frozen=True)
-class ClusteringRule:
-    """How tokens are clustered."""
-
-    gate_type: str  # "softmax": scores learn through the sorting; "sigmoid": through a weight
-    temperature: float
-    inference_routing: str  # "greedy" or "balanced"
 
 
 @dataclass(frozen=True)
@@ -69,11 +59,10 @@ def cluster(
     x_VTD: Tensor,
     tokens: RankedTokens,
     *,
-    gate: BalanceGate,
-    rule: ClusteringRule,
+    gate: ClusterGate,
+    temperature: float,
     shares: Shares | None,
     topology: Topology,
-    training: bool,
     detach: bool,
     by_step: bool,
     name: str,
@@ -83,6 +72,7 @@ def cluster(
     Only real tokens travel: their number is uneven at evaluation anyway, and known before.
 
     Args:
+        temperature: of the softmax that scores learn through, if the gate has any.
         shares: of the layers that follow; their quotas are agreed on anew.
         detach: keep the scores' gradient from the tokens.
         by_step: balance the tokens of each position among themselves.
@@ -90,18 +80,17 @@ def cluster(
     Returns:
         the tokens where they arrived, (V, T', D), and the way back.
     """
-    scores_VTE = gate.expert_scores(x_VTD.detach() if detach else x_VTD)
-    assignment = _assign(scores_VTE, tokens, gate, rule, training=training, by_step=by_step)
+    assignment = gate.assign(x_VTD.detach() if detach else x_VTD, tokens, by_step=by_step)
     # Experts in order, and so groups in order; padding last.
     key_VT = assignment.expert_VT.masked_fill(tokens.is_pad_VT, topology.num_experts)
     order_VT = key_VT.argsort(dim=-1, stable=True)
-    if rule.gate_type == "softmax":
+    if assignment.scores_VTG is not None:
         sorted_VTD = differentiable_sort(
             x_VTD,
-            gate.group_scores(scores_VTE),
+            assignment.scores_VTG,
             group_VT=assignment.group_VT,
             order_VT=order_VT,
-            temperature=rule.temperature,
+            temperature=temperature,
         )
     else:
         sorted_VTD = take_tokens(x_VTD, order_VT)
@@ -124,7 +113,6 @@ def cluster(
             reach=Reach.GLOBAL,
             routing=routing,
             experts_VE=topology.experts_in(Reach.GLOBAL, x_VTD.device),
-            num_tokens_V=tokens.sizes.counts,
             sent_bytes=trip.sent_bytes(),
         )
         report = make_report(
@@ -138,23 +126,6 @@ def cluster(
         trip, tokens, topology=topology, shares=shares, order_VT=order_VT, report=report
     )
     return clusters.to_ranks(rows_MD), clusters
-
-
-def _assign(
-    scores_VTE: Tensor,
-    tokens: RankedTokens,
-    gate: BalanceGate,
-    rule: ClusteringRule,
-    *,
-    training: bool,
-    by_step: bool,
-) -> Assignment:
-    if not training and rule.inference_routing == "greedy":
-        return gate.assign_greedily(scores_VTE, tokens.is_pad_VT)
-    if by_step and not training:
-        assert isinstance(tokens, PlacedTokens)
-        return gate.assign_evenly(scores_VTE, tokens.step_VT, num_parts=tokens.num_steps)
-    return gate.assign_evenly(scores_VTE, -tokens.is_pad_VT.long(), num_parts=1)
 
 
 def _clusters(

@@ -13,6 +13,7 @@ from torch import Tensor
 from user_dir.fast_moe.gathers import gather_rows
 from user_dir.fast_moe.layout.processes import agree_on_maximum
 from user_dir.fast_moe.layout.reach import Reach, Shares
+from user_dir.fast_moe.tokens.keys import TokenKeys
 from user_dir.fast_moe.tokens.noise import NoiseKey
 
 
@@ -41,6 +42,11 @@ class RankedTokens:
         """T, the largest number of real tokens on any rank of any process."""
         return self.sizes.num_tokens
 
+    @property
+    def micro_batch(self) -> int | None:
+        """Which pass of an update in training this is; None at evaluation."""
+        return None if self.noise is None else self.noise.micro_batch
+
 
 @dataclass(frozen=True)
 class PlacedTokens(RankedTokens):
@@ -49,6 +55,7 @@ class PlacedTokens(RankedTokens):
     position_VT: Tensor  # s·B + b of each token; -1: none
     place_N: Tensor  # v·T + t of each position; -1: padding
     num_sentences: int
+    keys: TokenKeys | None = None  # None: nobody reads them
 
     @property
     def num_steps(self) -> int:
@@ -59,6 +66,10 @@ class PlacedTokens(RankedTokens):
     def step_VT(self) -> Tensor:
         """The position s of each token in its sentence; -1: none."""
         return torch.where(self.is_pad_VT, -1, self.position_VT // max(1, self.num_sentences))
+
+    def key_VT(self, ids_BS: Tensor) -> Tensor:
+        """One of the keys of each token; any at padding."""
+        return ids_BS.T.flatten()[self.position_VT.clamp(min=0)]
 
     def collect(self, x_SBD: Tensor) -> Tensor:
         """The tokens of each rank in batch order, (V, T, D); 0 where a rank has fewer."""
@@ -73,6 +84,12 @@ class PlacedTokens(RankedTokens):
             x_VTD.flatten(0, 1), self.place_N, self.position_VT.flatten().unsqueeze(-1)
         )
         return rows.view_as(like_SBD)
+
+
+def parts_by_step(tokens: RankedTokens) -> tuple[Tensor, int]:
+    """The position of each token in its sentence (V, T), -1 at padding, and how many there are."""
+    assert isinstance(tokens, PlacedTokens)
+    return tokens.step_VT, tokens.num_steps
 
 
 def agree_on_sizes(counts: Sequence[int], shares: Shares | None, *, device: torch.device) -> Sizes:
@@ -102,6 +119,7 @@ def rank_tokens(
     noise: NoiseKey | None = None,
     shares: Shares | None = None,
     is_reported: bool = True,
+    keys: TokenKeys | None = None,
 ) -> PlacedTokens:
     """Compact the real tokens of every hosted rank, sentence by sentence. A collective.
 
@@ -110,6 +128,7 @@ def rank_tokens(
             tokens are treated as padding.
         shares: of tokens with each reach, where some layer makes a difference among them.
         is_reported: whether layers are to give their balance losses and statistics.
+        keys: for layers that look at what tokens are.
     """
     num_sentences, length = is_pad_BS.shape
     # Host sync: how many tokens there are decides the size of every later tensor. Once a pass.
@@ -140,4 +159,5 @@ def rank_tokens(
         position_VT=position_VT,
         place_N=place_N,
         num_sentences=num_sentences,
+        keys=keys,
     )
