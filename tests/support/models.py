@@ -8,6 +8,8 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
 import user_dir  # noqa: F401 - registers the architectures
+from user_dir.fast_moe.clustering.tables import Table, random_order
+from user_dir.fast_moe.clustering.token_table import TokenTable
 
 NUM_SYMBOLS = 36
 
@@ -95,3 +97,13 @@ def loss_of(model, net_input, target) -> torch.Tensor:
         if report.balance_loss_V is not None:
             loss = loss + 0.1 * report.balance_loss_V.sum()
     return loss
+
+
+def fill_tables(model) -> None:
+    """Give the tables of clusters by token something to go by, as training does from its data."""
+    for table in model.modules():
+        if isinstance(table, TokenTable):
+            num_keys = len(table.start_K)
+            counts = 1 + torch.arange(num_keys) % 7
+            order = random_order(counts, whole=[DICTIONARY.eos()], seed=1)
+            table.fill(Table.of(counts, order, num_experts=table.num_experts))
