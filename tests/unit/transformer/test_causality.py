@@ -8,7 +8,7 @@ from tests.support.models import (
     NUM_SYMBOLS,
     SMALL,
     build_model,
-    fill_tables,
+    learned,
     make_batch,
 )
 from user_dir.fast_moe.tokens.noise import NoiseKey
@@ -55,12 +55,8 @@ def test_what_compares_the_tokens_of_a_batch_leaks_from_later_ones(options):
 
 def largest_leak(options) -> float:
     """How much decoder outputs before and elsewhere than at a token change with the token."""
-    model = build_model(**{**BASE, **options}).double().train()
-    fill_tables(model)
+    model = learned(build_model(**{**BASE, **options}).double()).train()
     net_input, _ = make_batch(LENGTHS)
-    for _ in range(3):  # so that thresholds and centroids have something to go by
-        model(**net_input)
-        model.end_update()
     ranks = torch.tensor([0, 0, 1, 1, 1, 2])
     noise = NoiseKey(seed=1, update=9, micro_batch=0)
     prev = net_input["prev_output_tokens"]

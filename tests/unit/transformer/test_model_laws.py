@@ -11,11 +11,13 @@ from tests.support.models import (
     SEQ,
     WIDE,
     build_model,
+    learned,
     loss_of,
     make_batch,
 )
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
+BY_CENTROID = {"token_cluster": True, "cluster_by": "kmeans", "cluster_warmup": 1}
 VARIANTS = {
     "plain": {},
     "switch": {"moe_top1_expert": True},
@@ -30,6 +32,11 @@ VARIANTS = {
     "cluster, seq": {"token_cluster": True, **SEQ},
     "cluster, feat": {"token_cluster": True, **FEAT},
     "cluster, switch": {"token_cluster": True, **SEQ, "moe_top1_expert": True},
+    "seq by threshold": {**SEQ, "scomoe_partition": "threshold"},
+    "cluster by token, seq": {"token_cluster": True, "cluster_by": "token", **SEQ},
+    "cluster by language, feat": {"token_cluster": True, "cluster_by": "language", **FEAT},
+    "cluster by centroid, seq": {**BY_CENTROID, **SEQ},
+    "cluster by centroid, switch": {**BY_CENTROID, "moe_top1_expert": True},
     "norm after": {"token_cluster": True, **SEQ, "layernorm_after_moe_layer": True},
 }
 # Balanced by step, so that a step of decoding sees the tokens that it is balanced with.
@@ -39,7 +46,7 @@ BY_STEP = {"balanced, seq": {**BALANCED, **SEQ}, "balanced, feat": {**BALANCED, 
 
 @pytest.mark.parametrize("options", {**VARIANTS, **BY_STEP}.values(), ids={**VARIANTS, **BY_STEP})
 def test_cached_decoding_equals_the_full_forward_pass(options):
-    model = build_model(**{**WIDE, **options}).double().eval()
+    model = learned(build_model(**{**WIDE, **options}).double()).eval()
     net_input, _ = make_batch(LENGTHS)
     prev = net_input["prev_output_tokens"]
     with torch.no_grad():
@@ -56,7 +63,7 @@ def test_cached_decoding_equals_the_full_forward_pass(options):
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_a_sentence_does_not_depend_on_its_batch(options):
-    model = build_model(**{**WIDE, **options}).double().eval()
+    model = learned(build_model(**{**WIDE, **options}).double()).eval()
     net_input, _ = make_batch(LENGTHS)
     with torch.no_grad():
         together = model.decoder(
@@ -77,12 +84,16 @@ def test_recomputed_activations_give_the_same_gradients(options, pre_norm, capac
     options = {**WIDE, "dropout": 0.2, "capacity_factor": capacity_factor, **options}
     options |= {"encoder_normalize_before": pre_norm, "decoder_normalize_before": pre_norm}
     net_input, target = make_batch(LENGTHS)
-    grads = []
+    grads, states = [], []
     for recompute in (False, True):
-        model = build_model(**options, checkpoint_activations=recompute).train()
+        model = learned(build_model(**options, checkpoint_activations=recompute)).train()
         torch.manual_seed(3)
         loss_of(model, net_input, target).backward()
         grads.append({name: p.grad for name, p in model.named_parameters()})
+        model.end_update()
+        states.append({name: b for name, b in model.named_buffers() if "running_" in name})
+    for name, state in states[0].items():  # which computing a layer again does not move
+        torch.testing.assert_close(states[1][name], state, atol=1e-6, rtol=1e-5)
     for name, grad in grads[0].items():
         assert grad is not None, name
         torch.testing.assert_close(grads[1][name], grad, atol=1e-6, rtol=1e-5)
