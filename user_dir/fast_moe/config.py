@@ -83,6 +83,7 @@ class MoeConfig:
     layernorm_after_moe: bool
     feat_projection: bool
     cluster_by: str
+    cluster_table: str  # "random", "similar", or a file
     cluster_warmup: int
     cluster_groups: int | None  # as resolved when training started; None: not yet
     inference_routing: str
@@ -123,6 +124,7 @@ class MoeConfig:
             layernorm_after_moe=read("layernorm_after_moe_layer", False),
             feat_projection=read("scomoe_feat_projection", False),
             cluster_by=read("cluster_by", "scores"),
+            cluster_table=read("cluster_table", "random"),
             cluster_warmup=read("cluster_warmup", 100),
             cluster_groups=read("moe_cluster_groups", None),
             inference_routing=read("scomoe_inference_routing", "greedy"),

@@ -20,6 +20,7 @@ from user_dir.fast_moe.clustering.tables import (
     similar_order,
 )
 from user_dir.fast_moe.clustering.token_table import TokenTable
+from user_dir.fast_moe.config import MoeConfig
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +46,17 @@ def make_cluster_tables(model: Any, dataset: Any) -> None:
     if all(one.is_made for ours in tables.values() for one in ours):
         return
     sentences = _sample(dataset, pad=model.encoder.padding_idx)
-    seed = model.moe_parts.config.seed
+    config = model.moe_parts.config
     for stack, ours in tables.items():
         dictionary = getattr(model, stack).dictionary
         for table in ours:
-            made = _make(table, sentences[stack], dictionary, model.args, seed=seed)
+            made = _make(table, sentences[stack], dictionary, config)
             table.fill(made)
             shares = made.shares(table.num_experts)
             logger.info(
                 "%s: clusters by %s; shares of %d experts from %.4f to %.4f",
                 stack,
-                model.args.cluster_by,
+                config.cluster_by,
                 table.num_experts,
                 shares.min(),
                 shares.max(),
@@ -63,7 +64,7 @@ def make_cluster_tables(model: Any, dataset: Any) -> None:
 
 
 def _make(
-    table: TokenTable, sentences: Sequence[Tensor], dictionary: Dictionary, args: Any, *, seed: int
+    table: TokenTable, sentences: Sequence[Tensor], dictionary: Dictionary, config: MoeConfig
 ) -> Table:
     num_keys, num_experts = len(table.start_K), table.num_experts
     ids = torch.cat(list(sentences))
@@ -78,7 +79,7 @@ def _make(
     # What only begins sentences has no token before it that could tell it apart.
     firsts = torch.bincount(torch.stack([one[0] for one in sentences]), minlength=num_keys)
     whole = ((firsts > 0) & (firsts == counts)).nonzero().flatten().tolist()
-    how = args.cluster_table or "random"
+    how, seed = config.cluster_table, config.seed
     if how == "random":
         order = random_order(counts, whole=whole, seed=seed)
     elif how == "similar":
