@@ -34,6 +34,27 @@ VARIANTS = {
     "seq+cluster": (*SEQ, "--token-cluster"),
     "feat+cluster": (*FEAT, "--token-cluster"),
 }
+TOKEN = ("--token-cluster", "--cluster-by", "token")
+SIMILAR = (*TOKEN, "--cluster-table", "similar")
+KMEANS = ("--token-cluster", "--cluster-by", "kmeans", "--cluster-table", "similar")
+THRESHOLD = ("--scomoe-partition", "threshold")
+GLOBAL = ("--moe-balance-scope", "global")
+BY_NODE = ("--scomoe-type", "seq", "--ratio1", "0", "--ratio2", "0.9")
+# Other ways to cluster, each alone and with Seq; by --only.
+CLUSTERS = {
+    "cluster by token": TOKEN,
+    "cluster by similar token": SIMILAR,
+    "cluster by language": ("--token-cluster", "--cluster-by", "language"),
+    "cluster by kmeans": KMEANS,
+    "seq by threshold": (*SEQ, *THRESHOLD),
+    "seq+cluster by token": (*SEQ, *TOKEN),
+    "seq+cluster by similar token": (*SEQ, *SIMILAR),
+    "seq+cluster by kmeans": (*SEQ, *KMEANS),
+    "seq+cluster by token, threshold": (*SEQ, *TOKEN, *THRESHOLD),
+    "seq+cluster by token, global balance": (*SEQ, *TOKEN, *GLOBAL),
+    "seq by node+cluster by token": (*BY_NODE, *TOKEN),
+    "seq by node+cluster": (*BY_NODE, "--token-cluster"),
+}
 # What seq+cluster changes, one thing at a time; by --only.
 CONTROLS = {
     "gshard, reordered": ("--reorder-layers",),
@@ -41,6 +62,7 @@ CONTROLS = {
     "seq, reordered": (*SEQ, "--reorder-layers"),
     "seq/2+cluster": (*HALF_SEQ, "--token-cluster"),
 }
+ALL = VARIANTS | CLUSTERS | CONTROLS
 HEADER = (
     "variant",
     "seed",
@@ -84,7 +106,17 @@ MULTI30K = Experiment(
     max_tokens=1024,
     precision=("--bf16", "--fp16-no-flatten-grads"),
 )
-EXPERIMENTS = {"numbers": NUMBERS, "multi30k": MULTI30K}
+# As long as it takes to see whether clusters help: 0.1 bits between seeds.
+SHORT = Experiment(
+    options=(
+        *("--task", "scomoe_translation", "-s", "en", "-t", "de", "--arch", "scomoe_tiny"),
+        *("--dropout", "0.1", "--lr", "4e-3"),
+        *("--lr-scheduler", "inverse_sqrt", "--warmup-updates", "100"),
+    ),
+    updates=240,
+    max_tokens=512,
+)
+EXPERIMENTS = {"numbers": NUMBERS, "multi30k": MULTI30K, "multi30k-short": SHORT}
 
 
 def main() -> None:
@@ -107,10 +139,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="the prepared folder")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument(
-        "--only", nargs="+", choices=(*VARIANTS, *CONTROLS), help="variants (all but controls)"
+        "--only",
+        nargs="+",
+        choices=tuple(ALL),
+        help="variants (default: those without clusters' kinds and controls)",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="seeds (1)")
     parser.add_argument("--processes", type=int, default=2, help="results do not depend on it (2)")
+    parser.add_argument(
+        "--no-bleu", action="store_true", help="nll alone, without translating the test set"
+    )
     parser.add_argument("--updates", type=int, help="instead of the experiment's own number")
     return parser.parse_args()
 
@@ -124,8 +162,8 @@ def _run(run: Path, name: str, seed: int, experiment: Experiment, args: argparse
         *("train", "--processes", str(args.processes)),
         *_train_arguments(run, name, seed, experiment, updates, args),
     )
-    bleu = {}
-    for label, at in ("half", updates // 2), ("end", updates):
+    bleu = {"half": 0.0, "end": 0.0}
+    for label, at in () if args.no_bleu else (("half", updates // 2), ("end", updates)):
         (checkpoint,) = run.glob(f"checkpoint_*_{at}.pt")
         arguments = ("--path", checkpoint, "--corpus", args.data, "--output", run / label)
         processes = ("--processes", str(args.processes))
@@ -139,7 +177,7 @@ def _run(run: Path, name: str, seed: int, experiment: Experiment, args: argparse
 def _train_arguments(run, name, seed, experiment, updates, args) -> list[str]:
     is_dense = name == "dense"
     lists = args.data / "bin"
-    arguments = [str(lists), *experiment.options, *(VARIANTS | CONTROLS)[name]]
+    arguments = [str(lists), *experiment.options, *ALL[name]]
     if "scomoe_multilingual_translation" in experiment.options:
         arguments += ["--lang-dict", str(lists / "langs.txt")]
         arguments += ["--lang-pairs", str(lists / "pairs.txt")]
@@ -226,7 +264,7 @@ def _parameters(log: str) -> int:
 
 def _write_table(out: Path) -> None:
     results = [json.loads(path.read_text()) for path in sorted(out.glob("*/result.json"))]
-    order = [*VARIANTS, *CONTROLS]
+    order = list(ALL)
     results.sort(key=lambda r: (order.index(r["variant"]), r["seed"]))
     rows = [
         (
