@@ -42,7 +42,9 @@ def test_losses_norms_and_adam_states_do_not_depend_on_the_processes(
     assert any(record["moe_overflow1"] > 0.05 for record in updates[1].values())
     for processes in (2, 4):
         for number, record in updates[1].items():
-            for key in LOGGED:
+            bits = [key for key in record if key.startswith("moe_cluster_token_bits")]
+            assert bool(bits) == ("--token-cluster" in VARIANTS[variant])
+            for key in (*LOGGED, *bits):
                 mine = updates[processes][number][key]
                 assert mine == pytest.approx(record[key], abs=1.1e-3, rel=1e-5), (number, key)
         assert_same_states(checkpoints[processes], checkpoints[1])

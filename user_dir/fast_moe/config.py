@@ -216,11 +216,6 @@ class MoeConfig:
         return Shares.of(self.ratio1, self.ratio2)
 
     @property
-    def reads_token_ids(self) -> bool:
-        """Whether clusters follow from what tokens are."""
-        return self.token_cluster and self.cluster_by != "scores"
-
-    @property
     def reorders(self) -> bool:
         """Whether the MoE layers of a stack follow each other, after all attention."""
         return self.token_cluster or self.reorder_layers

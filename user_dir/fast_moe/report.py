@@ -52,6 +52,7 @@ class MoeReport:
     counted: Tensor  # what a device counted: `COUNTED`, then `BY_EXPERT` of every expert; float64
     num_hosted: int  # V
     gate_sums: GateSums | None = None  # None: not asked for
+    kinds_KG: Tensor | None = None  # CLUSTER only: tokens of each kind in each group
 
 
 KNOWN = tuple(field.name for field in fields(KnownSums))
@@ -88,6 +89,7 @@ def make_report(
     num_experts: int,
     assignment_seconds: float = 0.0,
     balance_everywhere: bool = False,
+    kinds_KG: Tensor | None = None,
 ) -> MoeReport:
     """The report of a layer over the ranks of this process.
 
@@ -96,6 +98,7 @@ def make_report(
 
     Args:
         balance_everywhere: add what the balance loss over all ranks is made of.
+        kinds_KG: of a clustering layer: tokens of each kind in each group.
     """
     balance_loss_V, is_balanced_V = _balance(parts)
     on_rank, in_node, between = map(sum, zip(*(part.sent_bytes for part in parts), strict=True))
@@ -113,6 +116,7 @@ def make_report(
         counted=_count(parts, balance_loss_V, is_balanced_V, num_experts=num_experts),
         num_hosted=parts[0].routing.counts_VE.shape[0],
         gate_sums=_gate_sums(parts, num_experts) if balance_everywhere else None,
+        kinds_KG=kinds_KG,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from user_dir.errors import UserError
 from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
 from user_dir.fast_moe.report import balance_over_all_ranks
+from user_dir.training.cluster_metrics import cluster_logging_output, log_cluster_metrics
 from user_dir.training.metrics import PREFIX, log_moe_metrics, moe_logging_output
 from user_dir.training.stopping import agree, num_requests
 
@@ -104,6 +105,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             logging_output["loss"] = loss.data
             logging_output["moe_gate_loss"] = gate_loss.data
             logging_output |= moe_logging_output(extra["moe_reports"])
+            logging_output |= cluster_logging_output(extra["moe_reports"])
         if self.report_accuracy:
             is_target = target.ne(self.padding_idx)
             correct = lprobs.argmax(-1).eq(target) & is_target
@@ -163,6 +165,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             for name, sums in totals.items():
                 if name.startswith(PREFIX):
                     log_moe_metrics(name, sums)
+            log_cluster_metrics(totals)
 
 
 def padding_counts(sample: dict, padding_idx: int) -> dict[str, int]:

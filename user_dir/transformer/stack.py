@@ -65,7 +65,7 @@ class MoeStack:
         """
         assert self.moe_parts is not None
         keys = None
-        if self.moe_parts.config.reads_token_ids:
+        if self.moe_parts.config.token_cluster:
             keys = TokenKeys.of(ids_BS, pad=padding_idx).last_of(is_pad_BS.shape[1])
         return rank_tokens(
             is_pad_BS,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from user_dir.fast_moe.clustering.assignment import ClusterGate
+from user_dir.fast_moe.clustering.meaning import count_kinds
 from user_dir.fast_moe.clustering.sorting import differentiable_sort, take_tokens
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.dispatch.dropless import DroplessTrip
@@ -121,6 +122,7 @@ def cluster(
             kind=LayerKind.CLUSTER,
             num_experts=topology.num_experts,
             assignment_seconds=assignment.seconds,
+            kinds_KG=count_kinds(assignment.group_VT, tokens, num_groups=gate.num_groups),
         )
     clusters = _clusters(
         trip, tokens, topology=topology, shares=shares, order_VT=order_VT, report=report
