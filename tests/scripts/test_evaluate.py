@@ -1,6 +1,7 @@
 """scomoe-evaluate and scomoe-report: every direction translated and scored, restarts included."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,22 @@ def test_scores_are_those_of_sacrebleu(multilingual: Trained, evaluation: Path) 
         text = (evaluation / name).read_text()
         assert f"{means['mean all']['chrf']:.1f}" in text
     assert "tok:13a" in (evaluation / "scores.md").read_text()
+
+
+def test_fairseq_s_own_folder_is_evaluated_as_the_corpus_that_it_came_from(
+    multilingual: Trained, evaluation: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data, output = shutil.copytree(multilingual.data, tmp_path / "data-bin"), tmp_path / "out"
+    options = ("--corpus", str(data), "--directions", "en-de,de-en")
+    assert run_evaluate(multilingual, output, *options) == 0
+    rows = [
+        json.loads((one / "scores.json").read_text())["directions"] for one in (evaluation, output)
+    ]
+    assert rows[0][:2] == rows[1]
+    for name in "test.en-de.de", "test.de-en.en":
+        assert lines_of(output / name) == lines_of(evaluation / name)
+    assert report.main(["--evaluation", str(output)]) == 0
+    assert reference(multilingual, "en-de")[5] in capsys.readouterr().out
 
 
 def test_finished_directions_are_not_translated_again(

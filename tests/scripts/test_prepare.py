@@ -10,6 +10,10 @@ import pytest
 
 from tests.scripts.corpus_commands import SENTENCES, read_all, read_side
 from user_dir.cli.prepare import main
+from user_dir.text.binarised import read_binarised
+from user_dir.text.pairs import Pair
+from user_dir.text.scoring.test_sets import read_source_pieces, read_test_set
+from user_dir.text.segmentation import load_segmentation
 
 SMALL = ("--vocab-size", "90", "--workers", "1")
 
@@ -118,6 +122,46 @@ def test_text_that_comes_in_parts_and_forms_is_one_text(own, tmp_path):
     }
     assert raw == {"train": french, "valid": french[:4], "test": french[4:9]}
     assert read_side(tmp_path / "out", "train", "fr-en", "en") == english
+
+
+def test_text_is_cut_by_a_model_that_there_is(own, tmp_path, capsys):
+    train = ("--train", own / "train.en", own / "train.de", "--valid-lines", "5")
+    learned, given = tmp_path / "learned", tmp_path / "given"
+    assert prepare(learned, *train) == 0
+    more = ("--train", own / "train.en", own / "train.fr", "--valid-lines", "5")
+    assert prepare(given, *more, "--spm-model", learned / "spm.model") == 0
+    assert (given / "spm.model").read_bytes() == (learned / "spm.model").read_bytes()
+    entries = [
+        {
+            line.rsplit(" ", 1)[0]
+            for line in (out / "bin/dict.en.txt").read_text("utf-8").splitlines()
+        }
+        for out in (learned, given)
+    ]
+    assert entries[0] == entries[1]
+    assert read_side(given, "train", "en-fr", "en") == lines_of(given, "train.en-fr.en")
+    assert prepare(tmp_path / "out", *train, "--spm-model", own / "train.en") == 2
+    assert "train.en): not a sentencepiece model" in capsys.readouterr().err
+
+
+def test_text_in_pieces_stays_so_and_is_joined_to_be_scored(own, tmp_path, capsys):
+    for language in "en", "de":
+        lines = [line.replace("e", "e@@ ").replace("@@  ", " ") for line in sentences(language, 90)]
+        write(tmp_path / f"bpe.{language}", [line.removesuffix("@@ ") for line in lines])
+    train = ("--train", tmp_path / "bpe.en", tmp_path / "bpe.de", "--valid-lines", "5")
+    assert prepare(tmp_path / "out", *train, "--pre-tokenized") == 0
+    out = tmp_path / "out"
+    assert sorted(os.listdir(out)) == ["bin", "post-process.txt", "raw", "work"]
+    assert (out / "post-process.txt").read_text() == "subword_nmt\n"
+    assert {*lines_of(out, "train.en-de.de")} < {*sentences("de", 90)}
+    assert "ne@@ " in (out / "bin/dict.de.txt").read_text("utf-8")
+    # The last word is a number, which training has not seen.
+    binarised = list(read_binarised(out / "bin", "valid.en-de.de"))
+    assert all(line.endswith(" <unk>") for line in binarised)
+    seen = [line.removesuffix("<unk>").replace("@@ ", "") for line in binarised]
+    test_set = read_test_set(out, "valid", Pair("de", "en"))
+    assert [line.rstrip("0123456789") for line in test_set.sources] == seen
+    assert read_source_pieces(out, "valid", test_set.direction, load_segmentation(out)) == binarised
 
 
 BAD = {

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,11 +231,11 @@ def test_mistakes_are_named_by_their_flag(
         (*ours, "--data", data): f"--data ({data}) has no dict.en.txt",
         (*ours, "--input", nowhere): f"--input ({nowhere}): cannot be read",
         (*ours, "--target-lang", "fr"): "--target-lang fr: the checkpoint translates from en to de",
-        (*ours, "--sentencepiece-model", nowhere): f"--sentencepiece-model: {nowhere}",
+        (*ours, "--sentencepiece-model", nowhere): f"--sentencepiece-model ({nowhere})",
         (*ours, "--sentencepiece-model", garbage): "not a sentencepiece model",
         (*ours, "--fp16", "--cpu"): "--fp16 is very slow on a CPU",
         (*ours, "--max-len-b", "0"): "--max-len-b must be at least 1",
-        (*ours, "--input", garbage, "--output", nowhere): f"--output ({nowhere}): no file can",
+        (*ours, "--input", garbage, "--output", nowhere): f"--output ({nowhere}): nothing can",
         (*ours, "--input", garbage, "--output", data): f"--output ({data}) is a folder",
     }
     for arguments, message in mistakes.items():
@@ -290,6 +291,22 @@ def test_a_dictionary_of_another_size_is_an_error_of_one_sentence(
         *("--sentencepiece-model", model),
     )
     assert f"the dictionaries in --data ({data})" in message
+
+
+def test_a_model_of_fairseq_s_own_folder_takes_pieces_and_gives_text(
+    bilingual: Trained,
+    english: Path,
+    german: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    data = shutil.copytree(bilingual.data, tmp_path / "data-bin")
+    pieces = Subwords((bilingual.corpus / "spm.model").read_bytes()).encode(
+        english.read_text(encoding="utf-8").splitlines()
+    )
+    text = "".join(f"{line}\n" for line in pieces)
+    assert translate_text(bilingual, tmp_path, text, "--cpu", "--data", data) == german
+    assert "came in pieces (sentencepiece): the input must be" in capsys.readouterr().err
 
 
 def test_a_file_that_would_run_code_is_refused(

@@ -33,11 +33,13 @@ from user_dir.text.scoring.tables import format_markdown, format_tsv
 from user_dir.text.scoring.test_sets import (
     Translated,
     count_train_pairs,
+    data_folder,
+    read_source_pieces,
     read_test_set,
     read_translated,
     translation_name,
 )
-from user_dir.text.subwords import Subwords
+from user_dir.text.segmentation import load_segmentation
 from user_dir.text.whole_output import write_whole
 from user_dir.translation.document import Document
 from user_dir.translation.options import (
@@ -62,7 +64,13 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add_model_options(parser)
     add = parser.add_argument
-    add("--corpus", type=Path, required=True, metavar="DIR", help="a prepared folder")
+    add(
+        "--corpus",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a prepared folder, or one of fairseq-preprocess",
+    )
     add("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     add(
         "--subset",
@@ -104,11 +112,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(args: argparse.Namespace) -> None:
     directions = _directions(args)
-    args.data = args.data or str(args.corpus / "bin")
+    args.data = args.data or str(data_folder(args.corpus))
     args.source_lang, args.target_lang = directions[0].languages
     decoding = resolve(args)
-    for one in directions:  # one at a time: there may be a thousand
-        read_test_set(args.corpus, args.subset, one)
+    # One at a time: there may be a thousand.
+    unknown = sum(read_test_set(args.corpus, args.subset, one).num_unknown for one in directions)
+    if unknown:
+        print(
+            f"the references come from binarised data, whose dictionary lacks {unknown} of their "
+            "pieces: these count as mistakes"
+        )
     open_folder(args.output, _settings(args, decoding), overwrite=args.overwrite)
     unfinished = [one for one in directions if _read(args, one) is None]
     if len(unfinished) < len(directions):
@@ -165,7 +178,7 @@ def _translate(directions: Sequence[Pair], args: argparse.Namespace, decoding: D
     """Translate the test sets one after the other; each is written once it is complete."""
     if not directions:
         return
-    subwords = _load_subwords(args.corpus)
+    segmentation = load_segmentation(args.corpus)
     num_lines = sum(_num_lines(args, one) for one in directions)
     progress = Progress(COMMAND, num_lines, is_on=args.progress)
     sent: dict[int, tuple[Document, list[int]]] = {}
@@ -173,8 +186,8 @@ def _translate(directions: Sequence[Pair], args: argparse.Namespace, decoding: D
     def batches() -> Iterator[Batch]:
         numbers = count()
         for direction in directions:
-            sources = read_test_set(args.corpus, args.subset, direction).sources
-            document = Document(subwords.encode(sources), direction=direction)
+            pieces = read_source_pieces(args.corpus, args.subset, direction, segmentation)
+            document = Document(pieces, direction=direction)
             if not document.num_waiting:
                 _write(document, args)
             for indices, batch in document.batches(batch_limits(args)):
@@ -184,7 +197,7 @@ def _translate(directions: Sequence[Pair], args: argparse.Namespace, decoding: D
 
     for number, translations in translate_batches(decoding, batches(), processes=args.processes):
         document, indices = sent.pop(number)
-        document.put(indices, [clean_line(subwords.decode(one.pieces)) for one in translations])
+        document.put(indices, [clean_line(segmentation.decode(one.pieces)) for one in translations])
         progress.add(translations)
         if not document.num_waiting:
             _write(document, args)
@@ -193,17 +206,6 @@ def _translate(directions: Sequence[Pair], args: argparse.Namespace, decoding: D
         f"translated {num_lines} lines of {len(directions)} direction(s) in "
         f"{progress.seconds:.1f} s ({progress.pieces / progress.seconds:.0f} tokens/s)"
     )
-
-
-def _load_subwords(corpus: Path) -> Subwords:
-    path = corpus / "spm.model"
-    try:
-        return Subwords(path.read_bytes())
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no sentencepiece model"
-        raise UserError(
-            f"--corpus ({corpus}): spm.model cannot be read ({reason}); prepare the corpus again"
-        ) from None
 
 
 def _num_lines(args: argparse.Namespace, direction: Pair) -> int:

@@ -12,14 +12,16 @@ from user_dir.cli.command import run_command
 from user_dir.cli.preparing.first_stages import Reading, read_texts
 from user_dir.cli.preparing.large_corpus import file_identity, is_finished, run_last_stages
 from user_dir.cli.preparing.large_options import LargeOptions, add_large_options
-from user_dir.cli.preparing.large_plan import Folder, Plan
+from user_dir.cli.preparing.large_plan import DETECTED, Cutting, Folder, Plan
 from user_dir.cli.preparing.own_sets import Sets, chosen_directions, find_sets
 from user_dir.cli.preparing.prepared_folder import step
 from user_dir.errors import CorpusError
 from user_dir.option_values import finite_number, positive
+from user_dir.text.given_pieces import MARKERS
 from user_dir.text.large.encoding import Limits
 from user_dir.text.large.resumable import StageLog
 from user_dir.text.pairs import Pair, language_name
+from user_dir.text.subwords import read_model
 
 COMMAND = "scomoe-prepare"
 
@@ -76,6 +78,21 @@ def get_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="train on no sentence that occurs in a --test set",
     )
+    cutting = parser.add_mutually_exclusive_group()
+    cutting.add_argument(
+        "--spm-model",
+        type=Path,
+        metavar="FILE",
+        help="cut text with this sentencepiece model, instead of learning one",
+    )
+    cutting.add_argument(
+        "--pre-tokenized",
+        nargs="?",
+        const=DETECTED,
+        choices=(DETECTED, *MARKERS),
+        help="the text is in pieces already, with spaces between; they are joined for scoring as "
+        "of fairseq's --post-process, or as their marks tell",
+    )
     add_large_options(
         parser,
         vocab_size=8000,
@@ -98,6 +115,8 @@ def _prepare(args: argparse.Namespace) -> None:
         held_out={"valid": args.valid_lines, "test": args.test_lines},
         languages=_languages(args),
     )
+    if args.spm_model:
+        read_model(args.spm_model, flag="--spm-model")  # a mistake in it is told at once
     directions = chosen_directions(args.directions, sets.pairs)
     sets = sets.needed_for(directions)
     plan = _plan(args, sets, directions)
@@ -139,6 +158,7 @@ def _plan(args: argparse.Namespace, sets: Sets, directions: list[Pair]) -> Plan:
             "drop_test_overlap": args.drop_test_overlap,
         },
         inputs=file_identity(sets.files),
+        cutting=Cutting(model=args.spm_model, pre_tokenized=args.pre_tokenized),
     )
 
 

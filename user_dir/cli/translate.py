@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from user_dir.cli.command import run_command
-from user_dir.errors import UserError
+from user_dir.errors import CorpusError, UserError
+from user_dir.text.given_pieces import GivenPieces
 from user_dir.text.lines import clean_line
-from user_dir.text.subwords import Subwords
+from user_dir.text.segmentation import Segmentation, segmentation_of_data
+from user_dir.text.subwords import read_model
 from user_dir.text.whole_output import whole_file
 from user_dir.translation.document import Document
 from user_dir.translation.input_lines import read_input
@@ -43,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--sentencepiece-model",
         type=Path,
         metavar="FILE",
-        help="cuts input into pieces and joins output (default: spm.model beside the data folder)",
+        help="cuts input into pieces and joins output (default: what the data folder was cut with)",
     )
     subwords.add_argument(
         "--pre-tokenized",
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _translate(args: argparse.Namespace) -> None:
     decoding = resolve(args)
-    subwords = None if args.pre_tokenized else _load_subwords(args, decoding)
+    subwords = None if args.pre_tokenized else _load_segmentation(args, decoding)
     output = _file(args.output)
     if output is None and sys.stdout is None:
         raise UserError("standard output is closed; name a file with --output")
@@ -85,23 +87,27 @@ def _file(name: str | None) -> Path | None:
     return None if name in (None, "-") else Path(name)
 
 
-def _load_subwords(args: argparse.Namespace, decoding: Decoding) -> Subwords:
-    beside = Path(decoding.data).resolve().parent / "spm.model"
-    path = args.sentencepiece_model or beside
+def _load_segmentation(args: argparse.Namespace, decoding: Decoding) -> Segmentation:
     try:
-        return Subwords(path.read_bytes())
-    except OSError as error:
-        hint = "" if args.sentencepiece_model else ", which is where prepared folders have it"
+        if args.sentencepiece_model:
+            return read_model(args.sentencepiece_model, flag="--sentencepiece-model")
+        found = segmentation_of_data(Path(decoding.data))
+    except CorpusError as error:
         raise UserError(
-            f"--sentencepiece-model: {path}{hint}, cannot be read ({error.strerror}); name the "
-            "model that the training text was cut with, or use --pre-tokenized for input in pieces"
+            f"{error}; or name the model that the training text was cut with "
+            "(--sentencepiece-model), or use --pre-tokenized for input in pieces"
         ) from None
-    except RuntimeError:
-        raise UserError(f"--sentencepiece-model ({path}): not a sentencepiece model") from None
+    if isinstance(found, GivenPieces):
+        print(
+            f"{COMMAND}: the training text came in pieces ({found.marker}): the input must be in "
+            "pieces too, and the output is joined",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _translate_lines(
-    lines: list[str], args: argparse.Namespace, decoding: Decoding, subwords: Subwords | None
+    lines: list[str], args: argparse.Namespace, decoding: Decoding, subwords: Segmentation | None
 ) -> list[str]:
     """The same list, in which every line has become its translation."""
     if subwords:

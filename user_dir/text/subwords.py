@@ -8,11 +8,11 @@ from pathlib import Path
 
 import sentencepiece
 
-from user_dir.errors import CorpusError
+from user_dir.errors import CorpusError, UserError
 from user_dir.text.lines import write_lines
 
 # Pieces that fairseq's Dictionary has of its own, in whatever dictionary file.
-_FAIRSEQ_SYMBOLS = frozenset({"<unk>", "<s>", "</s>", "<pad>"})
+FAIRSEQ_SYMBOLS = frozenset({"<unk>", "<s>", "</s>", "<pad>"})
 
 
 class Subwords:
@@ -35,6 +35,10 @@ class Subwords:
         """The text of a line of pieces."""
         return self._processor.decode(encoded.split(" "))
 
+    def text_of(self, line: str) -> str:
+        """A line of the corpus as it is scored."""
+        return line
+
     def save(self, folder: Path) -> None:
         """Write spm.model and spm.vocab, the latter as sentencepiece's own trainer does."""
         (folder / "spm.model").write_bytes(self.model)
@@ -49,9 +53,19 @@ class Subwords:
 
         Unused pieces stay (count 0): held-out text may be cut into them.
         """
-        pieces = [piece for piece in self.pieces if piece not in _FAIRSEQ_SYMBOLS]
+        pieces = [piece for piece in self.pieces if piece not in FAIRSEQ_SYMBOLS]
         pieces.sort(key=lambda piece: -train_counts[piece])  # stable: ties in the model's order
         return [f"{piece} {train_counts[piece]}" for piece in pieces]
+
+
+def read_model(path: Path, *, flag: str) -> Subwords:
+    """A sentencepiece model from its file; `UserError`, naming the flag, if it is none."""
+    try:
+        return Subwords(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{flag} ({path}): cannot be read ({error.strerror})") from None
+    except RuntimeError:
+        raise UserError(f"{flag} ({path}): not a sentencepiece model") from None
 
 
 def learn_subwords(

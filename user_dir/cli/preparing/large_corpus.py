@@ -11,13 +11,13 @@ from typing import Any
 
 from user_dir.cli.preparing.large_plan import Folder, PairText, Plan
 from user_dir.cli.preparing.prepared_folder import binarise, step
+from user_dir.cli.preparing.segmentation_stage import write_segmentation
 from user_dir.errors import CorpusError
 from user_dir.text.corpus import SPLITS, Corpus, side_name, write_language_lists
 from user_dir.text.large.encoding import encode_files, read_counts, write_counts
 from user_dir.text.large.resumable import Facts, Stage, StageLog
 from user_dir.text.lines import write_lines
-from user_dir.text.sampling import TextFile, sample_lines
-from user_dir.text.subwords import Subwords, learn_subwords
+from user_dir.text.segmentation import load_segmentation
 
 
 def file_identity(paths: Iterable[Path]) -> list[list[Any]]:
@@ -46,8 +46,8 @@ def run_last_stages(log: StageLog, plan: Plan, texts: Sequence[PairText]) -> Non
     folder = plan.folder
     # Several pairs go side by side; a single one is divided among the workers.
     outer, inner = (plan.given.workers, 1) if len(texts) > 1 else (1, plan.given.workers)
-    model_files = [folder.model, folder.out / "spm.vocab"]
-    log.run(Stage("subwords", plan.subword_settings, model_files, partial(_learn, plan, texts)))
+    cutting = partial(write_segmentation, plan, texts)
+    log.run(Stage("subwords", plan.subword_settings, folder.segmentation_files, cutting))
     encoding = [_encoding_stage(plan, text, workers=inner) for text in texts]
     kept = log.run_all("pieces", encoding, workers=outer)
     _tell_kept(kept)
@@ -68,14 +68,15 @@ def run_last_stages(log: StageLog, plan: Plan, texts: Sequence[PairText]) -> Non
     log.run(last)
     if not plan.given.keep_work:
         _remove_work(folder)
-    step(f"wrote {folder.out}: raw, spm.model, spm.vocab, bin")
+    written = [path.name for path in folder.segmentation_files if path.exists()]
+    step(f"wrote {folder.out}: raw, {', '.join(written)}, bin")
 
 
 def _last_stage(plan: Plan, texts: Sequence[PairText], kept: Sequence[Facts] = ()) -> Stage:
     """The stage that puts bin in its place; when it is finished, everything is."""
     settings = {name: value for name, value in plan.settings.items() if name != "inputs"}
     out = plan.folder.out
-    uses = [out / "raw", plan.folder.model, out / "spm.vocab"]
+    uses = [out / "raw", *plan.folder.segmentation_files]
     return Stage("bin", settings, [out / "bin"], partial(_finish, plan, texts, kept), uses=uses)
 
 
@@ -95,21 +96,6 @@ def _encoding_stage(plan: Plan, text: PairText, *, workers: int) -> Stage:
     )
 
 
-def _learn(plan: Plan, texts: Sequence[PairText]) -> Facts:
-    by_language: dict[str, list[TextFile]] = {}
-    for text in texts:
-        for part, lines in zip(text.parts["train"], text.train_lines, strict=True):
-            for language, path in zip(text.pair.languages, (part.source, part.target), strict=True):
-                by_language.setdefault(language, []).append(TextFile(path, lines))
-    subwords = learn_subwords(
-        sample_lines(by_language, plan.given.input_sentence_size),
-        vocab_size=plan.given.vocab_size,
-        character_coverage=plan.given.character_coverage,
-    )
-    subwords.save(plan.folder.out)
-    return {"pieces": len(subwords.pieces)}
-
-
 def _encode(plan: Plan, text: PairText, *, workers: int) -> Facts:
     read: dict[str, int] = {}
     kept: dict[str, int] = {}
@@ -117,7 +103,7 @@ def _encode(plan: Plan, text: PairText, *, workers: int) -> Facts:
     for split in text.splits:
         read[split], kept[split], counts = encode_files(
             text.parts[split],
-            model=plan.folder.model,
+            corpus=plan.folder.out,
             limits=plan.limits[split],
             raw=plan.folder.raw(split, text.pair),
             pieces=plan.folder.pieces(split, text.pair),
@@ -147,8 +133,8 @@ def _write_dictionary(plan: Plan, texts: Sequence[PairText]) -> Facts:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(read_counts(plan.folder.counts(text.pair)))
-    subwords = Subwords(plan.folder.model.read_bytes())
-    write_lines(plan.folder.dictionary, subwords.dictionary_lines(counts))
+    segmentation = load_segmentation(plan.folder.out)
+    write_lines(plan.folder.dictionary, segmentation.dictionary_lines(counts))
     return {}
 
 

@@ -1,7 +1,7 @@
 """How a large corpus is laid out on disk, and what it is made of and with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ class Folder:
         return self.out / "work"
 
     @property
-    def model(self) -> Path:
-        return self.out / "spm.model"
+    def segmentation_files(self) -> list[Path]:
+        """What tells how the text is cut; which of them are there depends on how it is."""
+        return [self.out / name for name in ("spm.model", "spm.vocab", "post-process.txt")]
 
     @property
     def dictionary(self) -> Path:
@@ -64,6 +65,30 @@ class PairText:
         return [split for split in SPLITS if self.parts.get(split)]
 
 
+DETECTED = "detected"
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """What cuts the text into pieces: an existing model, or who wrote it; else a learned model.
+
+    `pre_tokenized` is the marker of pieces that the text has already, or DETECTED.
+    """
+
+    model: Path | None = None
+    pre_tokenized: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the pieces depend on, if they are not learned."""
+        model = self.model.stat() if self.model else None
+        given = {
+            "spm_model": model and [model.st_size, model.st_mtime_ns],
+            "pre_tokenized": self.pre_tokenized,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
 @dataclass(frozen=True)
 class Plan:
     """How the cleaned text becomes a corpus."""
@@ -74,6 +99,7 @@ class Plan:
     given: LargeOptions
     options: dict[str, Any]  # that cleaning the text depends on
     inputs: list[list[Any]]  # name, size and time of what it was read from
+    cutting: Cutting = field(default=Cutting())
 
     @property
     def text_settings(self) -> dict[str, Any]:
@@ -84,7 +110,8 @@ class Plan:
     def subword_settings(self) -> dict[str, Any]:
         """What the subwords depend on."""
         names = ("vocab_size", "input_sentence_size", "character_coverage")
-        return self.text_settings | {name: getattr(self.given, name) for name in names}
+        learned = {name: getattr(self.given, name) for name in names}
+        return self.text_settings | (self.cutting.settings or learned)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from user_dir.errors import CorpusError
 from user_dir.text.large.parallel_lines import LINES_AT_ONCE, PairWriter
 from user_dir.text.large.worker_pool import map_in_order
-from user_dir.text.subwords import Subwords
+from user_dir.text.segmentation import Segmentation, load_segmentation
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,20 @@ class Encoded:
 def encode_files(
     parts: Sequence[TextPair],
     *,
-    model: Path,
+    corpus: Path,
     limits: Limits,
     raw: TextPair,
     pieces: TextPair,
     workers: int = 1,
 ) -> tuple[int, int, Counter[str]]:
-    """Encode cleaned files one after the other into one; (pairs read, pairs kept, counts)."""
+    """Encode cleaned files one after the other into one, as the corpus's folder tells.
+
+    Returns (pairs read, pairs kept, counts of the pieces).
+    """
     num_read = 0
     counts: Counter[str] = Counter()
     chunks = (chunk for part in parts for chunk in _chunks(part))
-    encode = partial(encode_lines, model, limits)
+    encode = partial(encode_lines, corpus, limits)
     with (
         PairWriter(raw.source, raw.target) as texts,
         PairWriter(pieces.source, pieces.target) as encoded,
@@ -74,16 +77,17 @@ def encode_files(
         return num_read, texts.num_lines, counts
 
 
-def encode_lines(model: Path, limits: Limits, lines: tuple[list[str], list[str]]) -> Encoded:
+def encode_lines(corpus: Path, limits: Limits, lines: tuple[list[str], list[str]]) -> Encoded:
     """Encode both sides of some lines and apply the limits."""
-    subwords = _subwords(model)
+    segmentation = _segmentation(corpus)
     kept = []
     counts: Counter[str] = Counter()
-    sides = [subwords.encode(side) for side in lines]
+    sides = [segmentation.encode(side) for side in lines]
     for text_a, text_b, pieces_a, pieces_b in zip(*lines, *sides, strict=True):
         split = pieces_a.split(), pieces_b.split()
         if limits.keep(len(split[0]), len(split[1])):
-            kept.append((text_a, text_b, pieces_a, pieces_b))
+            texts = segmentation.text_of(text_a), segmentation.text_of(text_b)
+            kept.append((*texts, pieces_a, pieces_b))
             for side in split:
                 counts.update(side)
     return Encoded(len(lines[0]), kept, counts)
@@ -123,6 +127,6 @@ def _chunks(part: TextPair) -> Iterator[tuple[list[str], list[str]]]:
 
 
 @cache
-def _subwords(model: Path) -> Subwords:
+def _segmentation(corpus: Path) -> Segmentation:
     # Once a process: every call of a worker brings the path alone.
-    return Subwords(model.read_bytes())
+    return load_segmentation(corpus)

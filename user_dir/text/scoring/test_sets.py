@@ -1,12 +1,21 @@
-"""Test sets of a prepared corpus, direction by direction, and their translations."""
+"""Test sets of a corpus, direction by direction, and their translations."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from user_dir.errors import CorpusError
+from user_dir.text.binarised import (
+    UNKNOWN,
+    binarised_names,
+    count_binarised,
+    is_binarised,
+    read_binarised,
+)
 from user_dir.text.corpus import side_name
 from user_dir.text.lines import decode_lines, read_parallel
 from user_dir.text.pairs import Pair, parse_directions
+from user_dir.text.segmentation import Segmentation, load_segmentation
+from user_dir.text.subwords import Subwords
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,7 @@ class TestSet:
     direction: Pair
     sources: list[str]
     references: list[str]
+    num_unknown: int = 0  # pieces of the references that no dictionary has
 
 
 @dataclass(frozen=True)
@@ -29,43 +39,76 @@ class Translated:
 
 
 def read_test_set(corpus: Path, subset: str, direction: Pair) -> TestSet:
-    """Read one direction from the raw text of a prepared corpus.
+    """Read one direction from the raw text of a prepared corpus, or from fairseq's own folder.
 
     Raises `CorpusError`, naming the file, if it is not there or damaged.
     """
-    raw = corpus / "raw"
-    for stored in direction, direction.reversed():
-        paths = [raw / side_name(subset, stored, language) for language in direction.languages]
-        if any(path.exists() for path in paths):
-            return TestSet(direction, *read_parallel(paths))
-    raise CorpusError(
-        f"{raw} has no {subset} set for {direction} ({side_name(subset, direction, 'LANGUAGE')}, "
-        "in either order of the languages); name directions that the corpus was prepared for"
+    stored = _stored_pair(corpus, subset, direction)
+    if stored is None:
+        raise CorpusError(
+            f"{_place(corpus)} has no {subset} set for {direction} "
+            f"({side_name(subset, direction, 'LANGUAGE')}, in either order of the languages); "
+            "name directions that the corpus was prepared for"
+        )
+    names = [side_name(subset, stored, language) for language in direction.languages]
+    if not _is_binarised(corpus):
+        sources, references = read_parallel([corpus / "raw" / name for name in names])
+        return TestSet(direction, sources, references)
+    segmentation = load_segmentation(corpus)
+    source, target = (list(read_binarised(corpus, name)) for name in names)
+    if len(source) != len(target):
+        raise CorpusError(
+            f"{corpus}: {names[0]} has {len(source)} sentences but {names[1]} has {len(target)}; "
+            "binarise them again"
+        )
+    return TestSet(
+        direction,
+        [segmentation.decode(line) for line in source],
+        [segmentation.decode(_without_unknown(line)) for line in target],
+        num_unknown=sum(line.split(" ").count(UNKNOWN) for line in target),
     )
 
 
+def read_source_pieces(
+    corpus: Path, subset: str, direction: Pair, segmentation: Segmentation
+) -> list[str]:
+    """The source side of a test set as a model reads it; `segmentation` is the corpus's."""
+    if isinstance(segmentation, Subwords):
+        return segmentation.encode(read_test_set(corpus, subset, direction).sources)
+    # Who cut this text did so elsewhere: its pieces are in the binarised data alone.
+    stored = _stored_pair(corpus, subset, direction)
+    assert stored is not None
+    return list(read_binarised(data_folder(corpus), side_name(subset, stored, direction.source)))
+
+
+def data_folder(corpus: Path) -> Path:
+    """The binarised data of a prepared corpus, or fairseq's own folder."""
+    return corpus if _is_binarised(corpus) else corpus / "bin"
+
+
 def directions_of(corpus: Path, subset: str) -> list[Pair]:
-    """Every direction that a prepared corpus has such a set for, by the names of its raw text."""
-    raw = corpus / "raw"
+    """Every direction that a corpus has such a set for, by the names of its files."""
     found: dict[Pair, None] = {}
-    for path in raw.iterdir() if raw.is_dir() else ():
+    for name in _names(corpus):
         try:
-            (stored,) = parse_directions(path.name.split(".")[1])
+            (stored,) = parse_directions(name.split(".")[1])
         except (IndexError, CorpusError):
             continue
-        if path.name == side_name(subset, stored, stored.source):
+        if name == side_name(subset, stored, stored.source):
             found.update({stored: None, stored.reversed(): None})
     return list(found)
 
 
 def count_train_pairs(corpus: Path, direction: Pair) -> int | None:
-    """The training pairs of a direction, by the lines of the raw text; None where it is gone."""
-    for stored in direction, direction.reversed():
-        path = corpus / "raw" / side_name("train", stored, direction.source)
-        if path.exists():
-            with path.open("rb") as file:
-                return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
-    return None
+    """The training pairs of a direction; None where they are gone."""
+    stored = _stored_pair(corpus, "train", direction)
+    if stored is None:
+        return None
+    name = side_name("train", stored, direction.source)
+    if _is_binarised(corpus):
+        return count_binarised(corpus, name)
+    with (corpus / "raw" / name).open("rb") as file:
+        return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
 
 
 def translation_name(subset: str, direction: Pair) -> str:
@@ -90,3 +133,34 @@ def read_translated(folder: Path, subset: str, test_set: TestSet) -> Translated 
             f"{len(test_set.references)}; {anew}"
         )
     return Translated(test_set, lines)
+
+
+def _is_binarised(corpus: Path) -> bool:
+    """Whether it is fairseq's own folder, without raw text."""
+    return not (corpus / "raw").is_dir() and is_binarised(corpus)
+
+
+def _place(corpus: Path) -> Path:
+    return corpus if _is_binarised(corpus) else corpus / "raw"
+
+
+def _names(corpus: Path) -> list[str]:
+    """The names of a corpus's texts, such as test.en-de.en."""
+    if _is_binarised(corpus):
+        return binarised_names(corpus)
+    raw = corpus / "raw"
+    return [path.name for path in raw.iterdir()] if raw.is_dir() else []
+
+
+def _stored_pair(corpus: Path, subset: str, direction: Pair) -> Pair | None:
+    """Under which order of the languages a set is stored; None if it is under neither."""
+    names = {*_names(corpus)}
+    for stored in direction, direction.reversed():
+        if any(side_name(subset, stored, language) in names for language in stored.languages):
+            return stored
+    return None
+
+
+def _without_unknown(line: str) -> str:
+    """A reference without the sign that a translation has for unknown pieces; fairseq's own."""
+    return " ".join(f"<{UNKNOWN}>" if piece == UNKNOWN else piece for piece in line.split(" "))

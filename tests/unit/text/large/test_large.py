@@ -108,7 +108,7 @@ def test_encoding_drops_what_breaks_the_limits_and_counts_the_rest(tmp_path):
     pieces = TextPair(tmp_path / "pieces.en", tmp_path / "pieces.fr")
     read, kept, counts = encode_files(
         [text, text],
-        model=tmp_path / "spm.model",
+        corpus=tmp_path,
         limits=Limits(most=20),
         raw=raw,
         pieces=pieces,
@@ -124,7 +124,7 @@ def test_encoding_drops_what_breaks_the_limits_and_counts_the_rest(tmp_path):
 
 def test_a_pair_without_pieces_on_one_side_is_dropped(tmp_path):
     learn_subwords(["a b c"], vocab_size=30, character_coverage=1.0).save(tmp_path)
-    encoded = encode_lines(tmp_path / "spm.model", Limits(), (["a", "b"], ["", "c"]))
+    encoded = encode_lines(tmp_path, Limits(), (["a", "b"], ["", "c"]))
     assert [kept[:2] for kept in encoded.kept] == [("b", "c")] and encoded.num_read == 2
 
 
