@@ -1,9 +1,12 @@
 """Importing this module registers everything that fairseq has to know by name."""
 
-from user_dir.checkpoints import safe_loading
+import sys
+
+from user_dir.checkpoints import command_line, safe_loading
 from user_dir.training import criterion, optimizer, task
 from user_dir.transformer import architectures
 
 safe_loading.allow_fairseq_checkpoints()
+command_line.check_command(sys.argv)
 
 __all__ = ["architectures", "criterion", "optimizer", "task"]

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.scripts.conftest import Trained
+from tests.support.checkpoints import with_options
 from tests.support.commands import ROOT, environment
 
 FOLDER = ROOT / "eval_scripts"
@@ -44,13 +44,9 @@ def dry_run(name: str, *arguments: str | Path, **options) -> dict[str, str]:
 
 
 def fake_checkpoint(path: Path, scomoe_type: str | None) -> Path:
-    """What the scripts look at: the options of the model."""
-    from argparse import Namespace
-
+    """A checkpoint that was trained with another type."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    model = Namespace(scomoe_type=scomoe_type) if scomoe_type else Namespace()
-    torch.save({"model": {}, "cfg": {"model": model, "task": Namespace()}}, path)
-    return path
+    return with_options(path, scomoe_type=scomoe_type)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -1,8 +1,6 @@
 """The layout and the ratios of a model in its checkpoint, and what may not be changed."""
 
 import logging
-import os
-import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from fractions import Fraction
@@ -11,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from user_dir.checkpoints.files import read_state
+from user_dir.checkpoints.resuming import start_of_training
 from user_dir.errors import UserError
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.reach import Shares
@@ -97,28 +97,15 @@ def saved_layout(args: Namespace) -> Layout | None:
     if saved is None:
         return None
     layout = Layout(*saved.tolist())
-    logger.info("layout %s taken from %s", layout, _restore_path(args))
+    logger.info("layout %s taken from the checkpoint", layout)
     return layout
 
 
 def _state_to_resume(args: Namespace) -> dict[str, Any] | None:
-    path = _restore_path(args)
-    if path is None or not os.path.isfile(path):
+    start = start_of_training(vars(args))
+    if start is None or not start.path.is_file():
         return None
-    if not zipfile.is_zipfile(path):
-        raise UserError(
-            f"{path} is damaged, as when a save was cut off; scomoe-train restores it from the "
-            "newest whole checkpoint of its folder, --restore-file names another one"
-        )
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-
-def _restore_path(args: Namespace) -> str | None:
-    given = vars(args).get
-    restore_file, save_dir = given("restore_file"), given("save_dir")
-    if not restore_file or not save_dir:
-        return None
-    last = os.path.join(save_dir, restore_file)
-    if os.path.isabs(restore_file) or os.path.isfile(last):
-        return last
-    return given("finetune_from_model") or restore_file
+    try:
+        return read_state(start.path)
+    except UserError as error:
+        raise UserError(f"{start.flag} ({start.path}): {error}") from None

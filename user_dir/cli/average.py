@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from user_dir.checkpoints.files import open_checkpoint
+from user_dir.checkpoints.options.check import add_trust_option
 from user_dir.cli.command import run_command
 from user_dir.errors import UserError
 from user_dir.option_values import positive
@@ -43,6 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
         "(checkpoint_3_1500.pt) (default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="CKPT", help="file to write")
+    add_trust_option(parser)
     return parser
 
 
@@ -56,7 +58,9 @@ def _average(args: argparse.Namespace) -> None:
     paths = args.inputs or _last_checkpoints(args)
     if args.inputs and args.last:
         raise UserError("--last counts the checkpoints of --save-dir; leave it out with --inputs")
-    states = [open_checkpoint(path, flag=_flag(args)) for path in paths]
+    states = [
+        open_checkpoint(path, flag=_flag(args), trusted=args.trust_checkpoint) for path in paths
+    ]
     models = {str(path): state["model"] for path, state in zip(paths, states, strict=True)}
     averaged = average_models(models)
     with whole_file(args.output, flag="--output") as file:

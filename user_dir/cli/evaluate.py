@@ -145,7 +145,8 @@ def _score(args: argparse.Namespace, direction: Pair) -> Row:
 
 
 def _directions(args: argparse.Namespace) -> list[Pair]:
-    options = task_options(open_checkpoint(checkpoint_paths(args.path)[0], flag="--path"))
+    first = checkpoint_paths(args.path)[0]
+    options = task_options(open_checkpoint(first, flag="--path", trusted=args.trust_checkpoint))
     trained = options.get("lang_pairs") or f"{options['source_lang']}-{options['target_lang']}"
     if not isinstance(trained, str):
         trained = ",".join(trained)

@@ -32,6 +32,9 @@ Trains with the arguments of fairseq-train; --user-dir is added.
                   end with a sentence when other processes do not answer for so long
                   (default: 60); at the start they are waited for 10 minutes, or M if less.
                   Must be longer than it takes to save a checkpoint
+  --trust-checkpoint
+                  start from a checkpoint whose architecture, task or criterion is neither ours nor
+                  one of fairseq's for translation
 
 Under torchrun or srun every task takes its place by itself:
   torchrun --nproc-per-node 8 -m user_dir.cli.train DATA --arch scomoe_base ...
@@ -163,6 +166,8 @@ def _train(arguments: list[str], place: Place | None, timeout_minutes: float) ->
     from user_dir.training.failures import explain
     from user_dir.training.stopping import request_stop_on_signals
 
+    trusted = "--trust-checkpoint" in arguments
+    arguments = [one for one in arguments if one != "--trust-checkpoint"]
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, input_args=arguments)
     if args.bf16:
@@ -171,7 +176,7 @@ def _train(arguments: list[str], place: Place | None, timeout_minutes: float) ->
         request_stop_on_signals()
     cfg = convert_namespace_to_omegaconf(args)
     try:
-        _run(cfg, place, timeout_minutes)
+        _run(cfg, place, timeout_minutes, trusted=trusted)
     except Exception as error:
         sentence = explain(
             error,
@@ -188,22 +193,25 @@ def _train(arguments: list[str], place: Place | None, timeout_minutes: float) ->
             torch.distributed.destroy_process_group()
 
 
-def _run(cfg, place: Place | None, timeout_minutes: float) -> None:
+def _run(cfg, place: Place | None, timeout_minutes: float, *, trusted: bool) -> None:
     """Take the folder, meet the others, train."""
     import contextlib
     import warnings
 
     from fairseq.distributed.utils import call_main
 
-    from user_dir.checkpoints.files import mend_checkpoints
+    from user_dir.checkpoints.mending import mend_checkpoints
+    from user_dir.checkpoints.resuming import check_start
     from user_dir.training.connection import connect
     from user_dir.training.run import train
     from user_dir.training.save_folder import held_save_folder
 
     with contextlib.ExitStack() as stack:
-        if (place is None or place.process_index == 0) and not cfg.checkpoint.no_save:
-            stack.enter_context(held_save_folder(Path(cfg.checkpoint.save_dir)))
-            mend_checkpoints(cfg.checkpoint.save_dir)
+        if place is None or place.process_index == 0:
+            if not cfg.checkpoint.no_save:
+                stack.enter_context(held_save_folder(Path(cfg.checkpoint.save_dir)))
+                mend_checkpoints(cfg.checkpoint.save_dir)
+            check_start(cfg.checkpoint, trusted=trusted)
         if place is not None:  # after that: none loads a checkpoint that is being mended
             connect(
                 place,

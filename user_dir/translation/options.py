@@ -10,6 +10,8 @@ import torch
 
 from user_dir.checkpoints.files import model_options, open_checkpoint, task_options
 from user_dir.checkpoints.layout import trained_cluster_groups
+from user_dir.checkpoints.options.check import add_trust_option
+from user_dir.checkpoints.options.named_files import is_dictionary, read_lines
 from user_dir.errors import UserError
 from user_dir.option_values import finite_number, positive, whole_number
 from user_dir.translation.batching import BatchLimits
@@ -69,6 +71,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="options to change in the checkpoint, such as \"{'moe_eval_capacity_token_fraction': "
         '0.25}"',
     )
+    add_trust_option(parser)
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +160,7 @@ def resolve(args: argparse.Namespace) -> Decoding:
         UserError: something is missing or contradicts; the message names the flag.
     """
     paths = checkpoint_paths(args.path)
-    states = [open_checkpoint(path, flag="--path") for path in paths]
+    states = [open_checkpoint(path, flag="--path", trusted=args.trust_checkpoint) for path in paths]
     for state in states:
         check_overrides(args.model_overrides, state)
     saved = {**task_options(states[0]), **args.model_overrides}
@@ -165,7 +168,7 @@ def resolve(args: argparse.Namespace) -> Decoding:
     data = overrides["data"] = _data_folder(args, saved, overrides)
     if saved.get("lang_dict"):
         overrides["lang_dict"] = _lang_dict(args, saved, data)
-        _check_languages_are_listed(overrides)
+        _check_languages_are_listed(overrides, saved)
     # Scores while training; would only ask for its tokenizer here.
     overrides["eval_bleu"] = False
     # By the options as they were trained: those of older checkpoints tell it by their ratios.
@@ -239,8 +242,12 @@ def _data_folder(
         raise UserError(f"{whose} is not there{cure}")
     for side, flag in ("source", "source_dict"), ("target", "target_dict"):
         name = f"dict.{languages[f'{side}_lang']}.txt"
-        if not saved.get(flag) and not (Path(first) / name).is_file():
+        if saved.get(flag):
+            continue
+        if not (Path(first) / name).is_file():
             raise UserError(f"{whose} has no {name}{cure}")
+        if not is_dictionary(Path(first) / name):
+            raise UserError(f"{whose} has a {name} that is no dictionary of fairseq's{cure}")
     return first
 
 
@@ -260,12 +267,16 @@ def _lang_dict(args: argparse.Namespace, saved: Mapping[str, Any], data: str) ->
     )
 
 
-def _check_languages_are_listed(overrides: Mapping[str, Any]) -> None:
-    lines = Path(overrides["lang_dict"]).read_text(encoding="utf-8").splitlines()
-    listed = [line.strip() for line in lines if line.strip()]
+def _check_languages_are_listed(overrides: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    listed = set(read_lines(Path(overrides["lang_dict"])))
     for name in ("source_lang", "target_lang"):
         if overrides[name] not in listed:
+            # By its own options: the file's lines may be anything.
+            pairs = saved.get("lang_pairs") or ""
+            pairs = pairs.split(",") if isinstance(pairs, str) else pairs
+            known = sorted({language for pair in pairs for language in pair.split("-")})
             raise UserError(
                 f"--{name.replace('_', '-')} {overrides[name]}: the checkpoint knows "
-                f"{', '.join(listed)}"
+                f"{', '.join(known)}, and its list of languages ({overrides['lang_dict']}) has no "
+                "other"
             )

@@ -1,45 +1,14 @@
-"""Checkpoints: an interrupted save loses nothing, another layout is refused unless asked for."""
-
-import os
+"""Checkpoints: another layout is refused unless asked for."""
 
 import pytest
 import torch
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from tests.support.models import SMALL, build_model
-from user_dir.checkpoints.files import mend_checkpoints
 from user_dir.checkpoints.gathering import SpreadExperts
 from user_dir.errors import UserError
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
-
-
-def write(path, value):
-    torch.save({"value": torch.full((1000,), value)}, path)
-
-
-def test_a_cut_off_copy_is_restored_from_the_file_it_was_copied_from(tmp_path):
-    write(tmp_path / "checkpoint_1_2.pt", 1.0)
-    write(tmp_path / "checkpoint_1_4.pt", 2.0)
-    os.utime(tmp_path / "checkpoint_1_2.pt", (1, 1))
-    whole = (tmp_path / "checkpoint_1_4.pt").read_bytes()
-    (tmp_path / "checkpoint_last.pt").write_bytes(whole[: len(whole) // 2])
-    mend_checkpoints(str(tmp_path))
-    loaded = torch.load(tmp_path / "checkpoint_last.pt")["value"]
-    assert torch.equal(loaded, torch.full((1000,), 2.0))
-    assert (tmp_path / "checkpoint_last.pt").read_bytes() == whole
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "checkpoint_1_2.pt",
-        "checkpoint_1_4.pt",
-        "checkpoint_last.pt",
-    ]
-
-
-def test_a_damaged_checkpoint_alone_is_left_as_it_is(tmp_path):
-    (tmp_path / "checkpoint_last.pt").write_bytes(b"PK nothing")
-    with pytest.raises(UserError, match=r"checkpoint_last.pt is damaged"):
-        mend_checkpoints(str(tmp_path))
-    assert (tmp_path / "checkpoint_last.pt").read_bytes() == b"PK nothing"
 
 
 def test_a_checkpoint_loads_into_another_layout_only_when_asked_for():

@@ -65,7 +65,8 @@ def test_one_process_hosts_as_many_ranks_as_asked_for(options, wanted):
     ],
 )
 def test_one_option_divides_the_ranks_of_the_checkpoint(tmp_path, options, wanted):
-    torch.save({"model": {"moe_layout": torch.tensor([2, 6])}}, tmp_path / "checkpoint_last.pt")
+    state = {"model": {"moe_layout": torch.tensor([2, 6])}, "cfg": {}}
+    torch.save(state, tmp_path / "checkpoint_last.pt")
     resumed = {"save_dir": str(tmp_path), "restore_file": "checkpoint_last.pt"}
     assert layout_of(**resumed, **options) == wanted
 
