@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.support.stack_cases import CASES, DIM, EIGHT_A_RANK, FEAT, SEQ, StackCase, inputs_of
-from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_moe_layer
+from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_clustering_layer, build_moe_layer
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
@@ -70,7 +70,11 @@ def norm(x_VTD: Tensor) -> Tensor:
 
 def build_mixture(parts: MoeParts, *, kind: LayerKind, name: str) -> EfficientMoeLayer:
     """A layer whose gate is decided enough for experts to overflow."""
-    layer = build_moe_layer(parts, ExpertSizes(DIM, HIDDEN), kind=kind, name=name)
+    sizes = ExpertSizes(DIM, HIDDEN)
+    if kind is LayerKind.CLUSTER:
+        layer = build_clustering_layer(parts, sizes, name=name)
+    else:
+        layer = build_moe_layer(parts, sizes, kind=kind, name=name)
     with torch.no_grad():
         for parameter in layer.gate.parameters():
             parameter.mul_(4)

@@ -224,7 +224,7 @@ class StackOracle:
         self, x_TD, mine, gate_ED, experts, reach, rank, largest, name, values_TD=None
     ) -> RankResult:
         ids = self.experts_in_reach(reach, rank)
-        top_k = 1 if self.config.top1 else 2
+        top_k = 1 if self.config.gate.top1 else 2
         capacity = None
         if reach != "local" and self.case.training:
             capacity = capacity_of(largest, len(ids), top_k, self.config.capacity_factor)
@@ -232,9 +232,9 @@ class StackOracle:
         if self.case.noise_key is not None:
             noise = self.case.noise_key.of_layer(name, range(self.num_ranks), torch.device("cpu"))
             shape = torch.Size((self.num_ranks, self.longest, len(ids)))
-            if self.config.second_expert_policy == "sampling":
+            if self.config.gate.second_policy == "sampling":
                 extra["gumbel_TE"] = noise.gumbel(shape)[rank][mine]
-            if self.config.second_expert_policy == "random":
+            if self.config.gate.second_policy == "random":
                 extra["keep_uniform_T"] = noise.uniform(shape[:2])[rank][mine]
         result = route_rank(
             x_TD[mine],

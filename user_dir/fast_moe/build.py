@@ -7,13 +7,17 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from user_dir.fast_moe.balance import Balance, check_topology_shares
 from user_dir.fast_moe.clustering.assignment import ClusterGate
 from user_dir.fast_moe.clustering.balance_gate import BalanceGate
 from user_dir.fast_moe.clustering.centroids import CentroidGate
+from user_dir.fast_moe.clustering.layer import ClusteringLayer
 from user_dir.fast_moe.clustering.token_table import TokenTable
 from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.expert_bias import ExpertBias
 from user_dir.fast_moe.experts.ffn import ExpertFFN
 from user_dir.fast_moe.gates import GShardGate, SwitchGate
+from user_dir.fast_moe.gating_dropout import GatingDropout
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
@@ -50,7 +54,7 @@ class ExpertSizes:
 def build_moe_layer(
     parts: MoeParts, sizes: ExpertSizes, *, kind: LayerKind, name: str
 ) -> EfficientMoeLayer:
-    """A layer of one kind, as the options say.
+    """A layer of one kind (any but CLUSTER), as the options say.
 
     Args:
         sizes: the hidden width is overridden by `--moe-expert-ffn-dim`.
@@ -65,16 +69,16 @@ def build_moe_layer(
         shares = config.shares
         if config.feat_projection:
             projection = _identity_map(sizes.dim), _identity_map(sizes.dim)
-    elif kind in (LayerKind.SEQ, LayerKind.CLUSTER):
+    elif kind is LayerKind.SEQ:
         shares = parts.seq_shares
-    if kind is LayerKind.SEQ and shares is not None:
+        assert shares is not None
         partition = TokenPartition(
             parts.topology,
             shares,
             training=config.partition,
             inference=config.inference_partition,
         )
-    gate = _build_gate(parts, sizes, kind)
+    gate = _build_gate(parts, sizes)
     experts: nn.Module
     if kind is LayerKind.FEAT:
         features = config.shares.features(sizes.dim)
@@ -96,32 +100,57 @@ def build_moe_layer(
         kind=kind,
         shares=shares,
         projection=projection,
-        temperature=config.temperature,
         overlap=config.exchange_schedule == "overlap",
         partition=partition,
         everywhere_at_evaluation=config.inference_partition == "everywhere",
-        balance_everywhere=config.balance_scope == "global",
+        balance=_build_balance(parts),
+        dropout=GatingDropout(config.gate.dropout, skips=config.gate.dropout_skips),
     )
 
 
-def _build_gate(
-    parts: MoeParts, sizes: ExpertSizes, kind: LayerKind
-) -> SwitchGate | GShardGate | ClusterGate:
-    config = parts.config
-    if kind is LayerKind.CLUSTER:
-        return _build_cluster_gate(parts, sizes)
+def build_clustering_layer(parts: MoeParts, sizes: ExpertSizes, *, name: str) -> ClusteringLayer:
+    """The layer that sends tokens to their clusters; see `build_moe_layer`."""
+    return ClusteringLayer(
+        gate=_build_cluster_gate(parts, sizes),
+        experts=_build_experts(parts, sizes, dim=sizes.dim),
+        topology=parts.topology,
+        name=name,
+        shares=parts.seq_shares,
+        temperature=parts.config.temperature,
+    )
+
+
+def _build_gate(parts: MoeParts, sizes: ExpertSizes) -> SwitchGate | GShardGate:
+    options = parts.config.gate
     common: dict[str, Any] = {
         "dim": sizes.dim,
         "num_experts": parts.topology.num_experts,
-        "use_fp32": config.gating_use_fp32,
+        "use_fp32": options.use_fp32,
+        "kind": options.kind,
+        "limit_nodes": options.limit_nodes,
+        "prioritize": options.prioritize,
     }
-    if config.top1:
-        return SwitchGate(prioritize=config.prioritized_routing, **common)
+    if options.top1:
+        return SwitchGate(**common)
     return GShardGate(
-        second_policy=config.second_expert_policy,
-        normalize_before_dropping=config.normalize_before_dropping,
-        prioritize=config.prioritized_routing,
+        second_policy=options.second_policy,
+        normalize_before_dropping=options.normalize_before_dropping,
         **common,
+    )
+
+
+def _build_balance(parts: MoeParts) -> Balance:
+    options, topology = parts.config.gate, parts.topology
+    check_topology_shares(options.topology_shares, topology)
+    bias = None
+    if options.balance == "bias":
+        bias = ExpertBias(topology.num_experts, step=options.bias_update)
+    return Balance(
+        by_loss=options.balance == "loss",
+        everywhere=options.balance_scope == "global",
+        bias=bias,
+        topology_shares=options.topology_shares,
+        z_loss_weight=options.z_loss_weight,
     )
 
 
@@ -134,7 +163,7 @@ def _build_cluster_gate(parts: MoeParts, sizes: ExpertSizes) -> ClusterGate:
             dim=sizes.dim,
             num_experts=num_experts,
             num_groups=num_groups,
-            use_fp32=config.gating_use_fp32,
+            use_fp32=config.gate.use_fp32,
             temperature=config.temperature if config.gate_type == "softmax" else None,
             balances_at_evaluation=balances_at_evaluation,
         )

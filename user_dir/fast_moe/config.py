@@ -8,17 +8,16 @@ from math import inf
 from typing import Any
 
 from user_dir.errors import UserError
+from user_dir.fast_moe.gate_options import GateOptions, require
 from user_dir.fast_moe.layout.reach import Shares
 from user_dir.fast_moe.routing.slots import evaluation_capacity, expert_capacity
 
-POLICIES = ("sampling", "random", "all")
 EXPERT_GRAD_RULES = ("world_size", "sqrt_world_size")
 SCOMOE_TYPES = ("none", "seq", "feat")
 GATE_TYPES = ("softmax", "sigmoid")
 INFERENCE_ROUTINGS = ("greedy", "balanced")
 PARTITIONS = ("quota", "threshold")
 INFERENCE_PARTITIONS = ("threshold", "quota", "everywhere")
-BALANCE_SCOPES = ("rank", "global")
 CLUSTER_KEYS = ("scores", "token", "language", "kmeans")
 EXCHANGE_SCHEDULES = ("overlap", "serial")
 EXPERT_BACKENDS = ("auto", "bmm", "grouped", "fastmoe")
@@ -63,11 +62,7 @@ class MoeConfig:
     num_experts: int
     encoder_freq: int
     decoder_freq: int
-    top1: bool
-    gating_use_fp32: bool
-    second_expert_policy: str
-    normalize_before_dropping: bool
-    prioritized_routing: bool
+    gate: GateOptions
     capacity_factor: float
     eval_capacity_token_fraction: float
     normalize_expert_grad: str
@@ -87,7 +82,6 @@ class MoeConfig:
     cluster_warmup: int
     cluster_groups: int | None  # as resolved when training started; None: not yet
     inference_routing: str
-    balance_scope: str
     partition: str
     inference_partition: str
     exchange_schedule: str
@@ -104,11 +98,7 @@ class MoeConfig:
             num_experts=read("moe_expert_count", 0),
             encoder_freq=read("encoder_moe_freq", freq),
             decoder_freq=read("decoder_moe_freq", freq),
-            top1=read("moe_top1_expert", False),
-            gating_use_fp32=read("moe_gating_use_fp32", False),
-            second_expert_policy=read("moe_second_expert_policy", "sampling"),
-            normalize_before_dropping=read("moe_normalize_gate_prob_before_dropping", False),
-            prioritized_routing=read("moe_batch_prioritized_routing", False),
+            gate=GateOptions.read(read),
             capacity_factor=read("capacity_factor", 1.0),
             eval_capacity_token_fraction=read("moe_eval_capacity_token_fraction", 0.0),
             normalize_expert_grad=read("moe_normalize_expert_grad", "world_size"),
@@ -128,7 +118,6 @@ class MoeConfig:
             cluster_warmup=read("cluster_warmup", 100),
             cluster_groups=read("moe_cluster_groups", None),
             inference_routing=read("scomoe_inference_routing", "greedy"),
-            balance_scope=read("moe_balance_scope", "rank"),
             partition=read("scomoe_partition", "quota"),
             inference_partition=read("scomoe_inference_partition", "threshold"),
             exchange_schedule=read("moe_exchange_schedule", "overlap"),
@@ -140,41 +129,35 @@ class MoeConfig:
             ("--encoder-moe-freq", self.encoder_freq),
             ("--decoder-moe-freq", self.decoder_freq),
         ):
-            _require(freq >= 0, flag, freq, "0 (no MoE layer) or a positive number")
+            require(freq >= 0, flag, freq, "0 (no MoE layer) or a positive number")
         if not self.has_moe:
             return
-        _require(
+        require(
             self.num_experts >= 1,
             "--moe-expert-count",
             self.num_experts,
             "at least 1 where --moe-freq asks for MoE layers; 8, say",
         )
-        _require(
+        require(
             0 <= self.capacity_factor < inf,
             "--capacity-factor",
             self.capacity_factor,
             "0 (dropless) or a positive number; 1.0 is usual",
         )
         fraction = self.eval_capacity_token_fraction
-        _require(
+        require(
             fraction == -1 or 0 <= fraction <= 1,
             "--moe-eval-capacity-token-fraction",
             fraction,
             "0 (dropless), a share of the tokens up to 1, or -1 (as in training)",
         )
-        _require(
-            self.second_expert_policy in POLICIES,
-            "--moe-second-expert-policy",
-            self.second_expert_policy,
-            f"one of {', '.join(POLICIES)}",
-        )
-        _require(
+        require(
             self.normalize_expert_grad in EXPERT_GRAD_RULES,
             "--moe-normalize-expert-grad",
             self.normalize_expert_grad,
             f"one of {', '.join(EXPERT_GRAD_RULES)}",
         )
-        _require(
+        require(
             self.expert_ffn_dim is None or self.expert_ffn_dim >= 1,
             "--moe-expert-ffn-dim",
             self.expert_ffn_dim,
@@ -187,16 +170,15 @@ class MoeConfig:
             ("--gate-type", self.gate_type, GATE_TYPES),
             ("--scomoe-inference-routing", self.inference_routing, INFERENCE_ROUTINGS),
             ("--cluster-by", self.cluster_by, CLUSTER_KEYS),
-            ("--moe-balance-scope", self.balance_scope, BALANCE_SCOPES),
             ("--scomoe-partition", self.partition, PARTITIONS),
             ("--scomoe-inference-partition", self.inference_partition, INFERENCE_PARTITIONS),
             ("--moe-exchange-schedule", self.exchange_schedule, EXCHANGE_SCHEDULES),
         ):
-            _require(value in choices, flag, value, f"one of {', '.join(choices)}")
-        _require(
+            require(value in choices, flag, value, f"one of {', '.join(choices)}")
+        require(
             0 < self.temperature < inf, "--temperature", self.temperature, "positive; 0.5 is usual"
         )
-        _require(
+        require(
             self.cluster_warmup >= 0, "--cluster-warmup", self.cluster_warmup, "0 or more updates"
         )
         if self.cluster_by != "scores" and not self.token_cluster:
@@ -208,6 +190,7 @@ class MoeConfig:
                 f"--gate-type sigmoid needs --cluster-by scores, which it learns, but that is "
                 f"{self.cluster_by}; leave --gate-type out"
             )
+        self.gate.check()
         assert self.shares  # raises where the ratios are wrong
 
     @property
@@ -237,7 +220,7 @@ class MoeConfig:
     @property
     def capacity(self) -> CapacityRule:
         return CapacityRule(
-            top_k=1 if self.top1 else 2,
+            top_k=1 if self.gate.top1 else 2,
             factor=self.capacity_factor,
             evaluation_fraction=self.eval_capacity_token_fraction,
         )
@@ -252,8 +235,3 @@ def _reader(args: Namespace) -> Callable[[str, Any], Any]:
         return default if value is None else value
 
     return read
-
-
-def _require(holds: bool, flag: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"{flag} must be {wanted}, but is {value}")

@@ -22,38 +22,30 @@ of a token, and of one reach R experts, C slots of an expert for one rank, L exp
 A plain layer has one reach; SCoMoE-Feat makes a trip with each slice of the features instead of
 each reach of the tokens, and concatenates. Padding is no token: it is routed nowhere and stays 0.
 
-`EfficientMoeLayer` is spelled `EffecientMoeLayer` in the release of Zeng and Xiong (2023), its
-method `token_clustering_moe` `token_cluering_moe`.
+`EfficientMoeLayer` is spelled `EffecientMoeLayer` in the release of Zeng and Xiong (2023); its
+method `token_cluering_moe` is in `clustering/layer.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from user_dir.fast_moe.clustering.assignment import ClusterGate
-from user_dir.fast_moe.clustering.clusters import TokenClusters, cluster
+from user_dir.fast_moe.balance import Balance, RoutedPart
 from user_dir.fast_moe.config import CapacityRule, LayerKind
 from user_dir.fast_moe.dispatch.capacity import CapacityTrip
 from user_dir.fast_moe.dispatch.dropless import DroplessTrip
 from user_dir.fast_moe.dispatch.schedule import run_trips
 from user_dir.fast_moe.dispatch.trip import Trip
-from user_dir.fast_moe.gates import Gated, GShardGate, SwitchGate
+from user_dir.fast_moe.gates import GShardGate, SwitchGate
+from user_dir.fast_moe.gating_dropout import GatingDropout
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
-from user_dir.fast_moe.report import MoeReport, RoutedPart, make_report
+from user_dir.fast_moe.report import MoeReport, make_report
 from user_dir.fast_moe.tokens.partition import REACH_IDS, TokenPartition, select_experts
 from user_dir.fast_moe.tokens.ranked import RankedTokens
 
-
-@dataclass(frozen=True)
-class _Routed:
-    """What the gate decided for the tokens of one reach."""
-
-    reach: Reach
-    gated: Gated
-    experts_VE: Tensor  # global ids of the experts in reach of each hosted rank
+NO_DROPOUT = GatingDropout()
 
 
 class EfficientMoeLayer(nn.Module):
@@ -65,19 +57,19 @@ class EfficientMoeLayer(nn.Module):
             by the reach's name.
         capacity: slots of an expert, from the number of tokens.
         name: tells this layer's routing noise from that of the others, "encoder.1" say.
-        shares: α and β of SEQ and FEAT; for CLUSTER those of the layers that follow.
+        shares: α and β of SEQ and FEAT.
         projection: FEAT only: maps before the split and after the concatenation, if any.
-        temperature: CLUSTER only: of the softmax that clustering learns through.
         overlap: let SEQ and FEAT compute near tokens while far ones travel.
         partition: SEQ only: says how far each token may travel.
         everywhere_at_evaluation: give all tokens of SEQ the whole reach then.
-        balance_everywhere: report what a balance loss over the tokens of all ranks needs.
+        balance: keeps the load of the experts even.
+        dropout: lets tokens stay on their rank in some updates.
     """
 
     def __init__(
         self,
         *,
-        gate: SwitchGate | GShardGate | ClusterGate,
+        gate: SwitchGate | GShardGate,
         experts: nn.Module,
         topology: Topology,
         capacity: CapacityRule,
@@ -85,114 +77,93 @@ class EfficientMoeLayer(nn.Module):
         kind: LayerKind = LayerKind.PLAIN,
         shares: Shares | None = None,
         projection: tuple[nn.Module, nn.Module] | None = None,
-        temperature: float = 0.5,
         overlap: bool = True,
         partition: TokenPartition | None = None,
         everywhere_at_evaluation: bool = False,
-        balance_everywhere: bool = False,
+        balance: Balance | None = None,
+        dropout: GatingDropout = NO_DROPOUT,
     ):
         super().__init__()
         self.overlap = overlap
         self.everywhere_at_evaluation = everywhere_at_evaluation
-        self.balance_everywhere = balance_everywhere
-        self.gate: SwitchGate | GShardGate | ClusterGate = gate
+        self.dropout = dropout
+        self.gate = gate
         self.experts = experts
         self.topology = topology
         self.capacity = capacity
         self.name = name
         self.kind = kind
         self.shares = shares or Shares.of(0, 0)
-        self.temperature = temperature
         self.projection = nn.ModuleList(projection) if projection else None
         self.partition = partition
+        self.balance = balance or Balance()
         for reach in (Reach.GLOBAL, *self.shares.reaches()):  # one order on all processes
             topology.plan(reach)
 
     def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """Apply the layer; 0 where every choice of a token was dropped, and at padding."""
-        if self._divides_tokens:
-            return self.scomoe_seq(x_VTD, tokens)
+        stays = self.dropout.is_on(tokens.noise)
+        if stays and self.dropout.skips:
+            return self._skip(x_VTD, tokens)
         if self.kind is LayerKind.FEAT:
-            return self.scomoe_dmodel(x_VTD, tokens)
-        z_VTE = self._routing_gate.logits(x_VTD)
-        routed = self._route(z_VTE, tokens.is_pad_VT, Reach.GLOBAL, tokens)
-        trips = [self._trip(x_VTD, routed, self.experts, tokens)]
+            return self.scomoe_dmodel(x_VTD, tokens, stays=stays)
+        if self._divides_tokens and not stays:
+            return self.scomoe_seq(x_VTD, tokens)
+        z_VTE = self.gate.logits(x_VTD)
+        reach = Reach.LOCAL if stays else Reach.GLOBAL
+        part = self._route(z_VTE, tokens.is_pad_VT, reach, tokens, everybody=True)
+        trips = [self._trip(x_VTD, part, self.experts, tokens, everybody=True)]
         (y_VTD,) = run_trips(trips, overlap=self.overlap)
-        return y_VTD, self._report([routed], trips, tokens)
+        return y_VTD, self._report([part], trips, z_VTE, tokens)
 
     def scomoe_seq(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """SCoMoE-Seq: a share of a rank's tokens stays there, another one in the node.
 
         The experts are the same at every reach (section 3.1 of the paper).
         """
-        z_VTE = self._routing_gate.logits(x_VTD)
+        z_VTE = self.gate.logits(x_VTD)
         assert self.partition is not None
         reach_VT = self.partition(z_VTE, tokens)
-        routed = [
+        parts = [
             self._route(z_VTE, reach_VT != REACH_IDS[reach], reach, tokens)
             for reach in self.shares.reaches()
         ]
-        trips = [self._trip(x_VTD, one, self.experts, tokens) for one in routed]
+        trips = [self._trip(x_VTD, part, self.experts, tokens) for part in parts]
         y_VTD = torch.stack(run_trips(trips, overlap=self.overlap)).sum(0)
-        return y_VTD, self._report(routed, trips, tokens)
+        return y_VTD, self._report(parts, trips, z_VTE, tokens)
 
-    def scomoe_dmodel(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
+    def scomoe_dmodel(
+        self, x_VTD: Tensor, tokens: RankedTokens, *, stays: bool = False
+    ) -> tuple[Tensor, MoeReport | None]:
         """SCoMoE-Feat: a share of every token's features stays on its rank, another in the node.
 
         Each slice has experts of its own (section 3.2 of the paper).
+
+        Args:
+            stays: let all slices stay on their rank.
         """
-        z_VTE = self._routing_gate.logits(x_VTD)
+        z_VTE = self.gate.logits(x_VTD)
         before, after = self.projection or (nn.Identity(), nn.Identity())
         features = self.shares.features(x_VTD.shape[-1])
         slices = before(x_VTD).split([features[reach] for reach in Reach], dim=-1)
-        routed, trips = [], []
-        for reach, slice_VTD in zip(Reach, slices, strict=True):
-            if features[reach]:
-                routed.append(self._route(z_VTE, tokens.is_pad_VT, reach, tokens))
-                experts = self.experts[reach.value]  # type: ignore[index]
-                trips.append(self._trip(slice_VTD.contiguous(), routed[-1], experts, tokens))
+        parts, trips = [], []
+        for of_slice, slice_VTD in zip(Reach, slices, strict=True):
+            if features[of_slice]:
+                reach = Reach.LOCAL if stays else of_slice
+                part = self._route(z_VTE, tokens.is_pad_VT, reach, tokens, everybody=True)
+                experts = self.experts[of_slice.value]  # type: ignore[index]
+                slice_VTD = slice_VTD.contiguous()
+                trips.append(self._trip(slice_VTD, part, experts, tokens, everybody=True))
+                parts.append(part)
         y_VTD = torch.cat(run_trips(trips, overlap=self.overlap), dim=-1)
-        return after(y_VTD), self._report(routed, trips, tokens)
+        return after(y_VTD), self._report(parts, trips, z_VTE, tokens)
 
-    def token_clustering_moe(
-        self, x_VTD: Tensor, tokens: RankedTokens, *, detach: bool = False, by_step: bool = False
-    ) -> tuple[Tensor, TokenClusters]:
-        """Send every token to the rank of its cluster (section 3.3 of the paper).
-
-        The tokens stay there until `TokenClusters.restore`; `cluster_experts` runs the expert of
-        each cluster.
-
-        Args:
-            detach: keep the scores' gradient from the tokens, as the decoder does in training.
-            by_step: balance the tokens of each position among themselves, as in decoding.
-
-        Returns:
-            the tokens where they arrived, (V, T', D), and the plan that brings them back.
-        """
-        return cluster(
-            x_VTD,
-            tokens,
-            gate=self._cluster_gate,
-            temperature=self.temperature,
-            shares=self.shares,
-            topology=self.topology,
-            detach=detach,
-            by_step=by_step,
-            name=self.name,
-        )
-
-    def cluster_experts(self, x_VTD: Tensor, clusters: TokenClusters) -> Tensor:
-        """Apply to every clustered token the expert that it was sent to; see `cluster_weight`."""
-        rows_MD = clusters.to_rows(x_VTD)
-        return clusters.to_ranks(self.experts(rows_MD, clusters.counts))
-
-    def cluster_weight(self, x_VTD: Tensor, clusters: TokenClusters) -> Tensor | None:
-        """What a clustered token's expert counts, (V, T', 1); None where it counts fully."""
-        gate = self._cluster_gate
-        if not gate.learns_by_weight:
-            return None
-        weight_M = gate.mixing_weight(clusters.to_rows(x_VTD), clusters.expert_M)
-        return clusters.to_ranks(weight_M.unsqueeze(-1))
+    def _skip(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
+        """No expert for any token."""
+        z_VTE = self.gate.logits(x_VTD)
+        nobody_VT = torch.ones_like(tokens.is_pad_VT)
+        part = self._route(z_VTE, nobody_VT, Reach.LOCAL, tokens, everybody=True)
+        return torch.zeros_like(x_VTD), self._report([part], [], z_VTE, tokens)
 
     @property
     def _divides_tokens(self) -> bool:
@@ -205,20 +176,20 @@ class EfficientMoeLayer(nn.Module):
         """Whether how many tokens have a reach is known on the device alone."""
         return self.partition is not None and self.partition.by_threshold[self.training]
 
-    @property
-    def _routing_gate(self) -> SwitchGate | GShardGate:
-        assert not isinstance(self.gate, ClusterGate)
-        return self.gate
-
-    @property
-    def _cluster_gate(self) -> ClusterGate:
-        assert isinstance(self.gate, ClusterGate)
-        return self.gate
-
     def _route(
-        self, z_VTE: Tensor, is_absent_VT: Tensor, reach: Reach, tokens: RankedTokens
-    ) -> _Routed:
-        """Choose experts in reach of their rank for the tokens that are present."""
+        self,
+        z_VTE: Tensor,
+        is_absent_VT: Tensor,
+        reach: Reach,
+        tokens: RankedTokens,
+        *,
+        everybody: bool = False,
+    ) -> RoutedPart:
+        """Choose experts in reach of their rank for the tokens that are present.
+
+        Args:
+            everybody: all tokens of a rank may have that reach, not only its quota.
+        """
         topology = self.topology
         experts_VE = topology.experts_in(reach, z_VTE.device)
         if reach is not Reach.GLOBAL:
@@ -226,36 +197,45 @@ class EfficientMoeLayer(nn.Module):
         noise = None
         if tokens.noise is not None:
             noise = tokens.noise.of_layer(self.name, topology.hosted_ranks, z_VTE.device)
-        gated = self._routing_gate.route(
-            z_VTE, is_absent_VT, capacity=self._capacity(reach, tokens), noise=noise
+        gated = self.gate.route(
+            z_VTE,
+            is_absent_VT,
+            capacity=self._capacity(reach, tokens, everybody=everybody),
+            noise=noise,
+            bias_V1E=self.balance.bias_of(experts_VE),
+            num_nodes=topology.layout.num_nodes if reach is Reach.GLOBAL else 1,
         )
-        return _Routed(reach, gated, experts_VE)
+        return RoutedPart(reach, gated.routing, experts_VE, gated)
 
     def _trip(
-        self, x_VTD: Tensor, routed: _Routed, experts: nn.Module, tokens: RankedTokens
+        self,
+        x_VTD: Tensor,
+        part: RoutedPart,
+        experts: nn.Module,
+        tokens: RankedTokens,
+        *,
+        everybody: bool = False,
     ) -> Trip:
-        routing, plan = routed.gated.routing, self.topology.plan(routed.reach)
+        routing, plan = part.routing, self.topology.plan(part.reach)
         if routing.capacity is not None:
             return CapacityTrip(x_VTD, routing, plan, experts)
         most_rows = None
-        if routed.reach is Reach.LOCAL:
-            most_rows = routing.num_choices * sum(self._most_tokens(routed.reach, tokens))
+        if part.reach is Reach.LOCAL:
+            by_quota = not everybody and not self._divides_by_threshold
+            sizes = tokens.sizes
+            counts = sizes.quotas[part.reach] if by_quota else sizes.counts
+            most_rows = routing.num_choices * sum(counts)
         return DroplessTrip(x_VTD, routing, plan, experts, most_rows=most_rows)
 
-    def _most_tokens(self, reach: Reach, tokens: RankedTokens) -> Sequence[int]:
-        """How many tokens of each hosted rank have that reach; by threshold, may have."""
-        by_quota = self._divides_tokens and not self._divides_by_threshold
-        return tokens.sizes.quotas[reach] if by_quota else tokens.sizes.counts
-
-    def _capacity(self, reach: Reach, tokens: RankedTokens) -> int | None:
+    def _capacity(self, reach: Reach, tokens: RankedTokens, *, everybody: bool) -> int | None:
         """Slots of an expert for one rank's tokens of a reach; None: as many as it takes."""
         num_experts = self.topology.num_experts_in(reach)
         sizes = tokens.sizes
-        largest = sizes.largest_quotas[reach] if self._divides_tokens else sizes.num_tokens
+        largest = sizes.num_tokens if everybody else sizes.largest_quotas[reach]
         slots = self.capacity.slots(largest, num_experts, training=self.training)
         if slots is None or reach is not Reach.LOCAL:
             return slots
-        if self._divides_by_threshold:  # as many tokens as there are may stay
+        if not everybody and self._divides_by_threshold:  # as many tokens as there are may stay
             return None
         # What stays on its rank is never dropped: a slot for every token wastes nothing where
         # a token goes to all the rank's experts; with more experts exact counts are cheaper, on a
@@ -265,24 +245,20 @@ class EfficientMoeLayer(nn.Module):
         return max(1, largest) if num_experts <= waste * self.capacity.top_k else None
 
     def _report(
-        self, routed: Sequence[_Routed], trips: Sequence[Trip], tokens: RankedTokens
+        self,
+        parts: Sequence[RoutedPart],
+        trips: Sequence[Trip],
+        z_VTE: Tensor,
+        tokens: RankedTokens,
     ) -> MoeReport | None:
+        self.balance.see(parts, tokens)
         if not tokens.is_reported:
             return None
-        parts = [
-            RoutedPart(
-                reach=one.reach,
-                routing=one.gated.routing,
-                experts_VE=one.experts_VE,
-                sent_bytes=trip.sent_bytes(),
-                gated=one.gated,
-            )
-            for one, trip in zip(routed, trips, strict=True)
-        ]
         return make_report(
             parts,
+            sent_bytes=[trip.sent_bytes() for trip in trips] or [(0, 0, 0)],
+            losses=self.balance.losses(parts, z_VTE, tokens, self.topology),
             name=self.name,
             kind=self.kind,
             num_experts=self.topology.num_experts,
-            balance_everywhere=self.balance_everywhere,
         )

@@ -1,6 +1,7 @@
 """The criterion `moe_cross_entropy`: label-smoothed cross entropy plus balance losses."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,8 +17,8 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from user_dir.errors import UserError
+from user_dir.fast_moe.balance import BalanceLosses, balance_over_all_ranks
 from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
-from user_dir.fast_moe.report import balance_over_all_ranks
 from user_dir.training.cluster_metrics import cluster_logging_output, log_cluster_metrics
 from user_dir.training.metrics import PREFIX, log_moe_metrics, moe_logging_output
 from user_dir.training.stopping import agree, num_requests
@@ -99,9 +100,12 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         }
         extra = net_output[1]
         if extra.get("moe_reports"):
-            gate_loss = self._gate_loss(extra, sample)
+            sizes_V = self._sizes_of_ranks(extra, sample)
+            of_layers = [one.losses for one in extra["moe_reports"] if one.losses is not None]
+            gate_loss = self._gate_loss(of_layers, sizes_V)
+            z_loss = self._sum_over_ranks([one.z_V for one in of_layers], sizes_V)
             if reduce:
-                loss = loss + self.gate_loss_weight * gate_loss
+                loss = loss + self.gate_loss_weight * gate_loss + z_loss
             logging_output["loss"] = loss.data
             logging_output["moe_gate_loss"] = gate_loss.data
             logging_output |= moe_logging_output(extra["moe_reports"])
@@ -113,32 +117,34 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             logging_output["total"] = utils.item(is_target.sum())
         return loss, sample_size, logging_output
 
-    def _gate_loss(self, extra: dict, sample: dict) -> Tensor:
+    def _gate_loss(self, of_layers: Sequence[BalanceLosses], sizes_V: Tensor) -> Tensor:
         """Σ over hosted ranks of sample_size_r · A_r. A collective if balance is over all ranks."""
-        reports = extra["moe_reports"]
-        sizes_V = self._sizes_of_ranks(extra["sentence_ranks"], sample, reports)
-        of_all = [report.gate_sums for report in reports if report.gate_sums is not None]
-        if of_all:
-            losses, size_of_all = balance_over_all_ranks(of_all, sizes_V.sum())
-            loss = losses.mean() if self.combine == "average" else losses.sum()
-            # In value each process's share of the loss; in gradient that of all of them, for what a
-            # process does to its probabilities changes everybody's loss.
-            return sizes_V.sum() * loss.detach() + size_of_all * (loss - loss.detach())
-        losses_V = [report.balance_loss_V for report in reports]
-        losses_V = [loss_V for loss_V in losses_V if loss_V is not None]
-        if not losses_V:  # clustering alone is balanced by what it is
-            return sample["target"].new_zeros((), dtype=torch.float32)
-        of_layers = torch.stack(losses_V)
-        loss_V = of_layers.mean(dim=0) if self.combine == "average" else of_layers.sum(dim=0)
+        of_layers = [one for one in of_layers if one.is_trained]
+        of_all = [one.gate_sums for one in of_layers if one.gate_sums is not None]
+        if not of_all:
+            return self._sum_over_ranks([one.balance_V for one in of_layers], sizes_V)
+        values, size_of_all = balance_over_all_ranks(of_all, sizes_V.sum())
+        loss = values.mean() if self.combine == "average" else values.sum()
+        # In value each process's share of the loss; in gradient that of all of them, for what a
+        # process does to its probabilities changes everybody's loss.
+        return sizes_V.sum() * loss.detach() + size_of_all * (loss - loss.detach())
+
+    def _sum_over_ranks(self, losses: Sequence[Tensor | None], sizes_V: Tensor) -> Tensor:
+        """Σ over hosted ranks of sample_size_r · l_r, l_r the layers' losses combined."""
+        of_layers = [loss_V for loss_V in losses if loss_V is not None]
+        if not of_layers:  # clustering alone is balanced by what it is
+            return sizes_V.new_zeros(())
+        stacked = torch.stack(of_layers)
+        loss_V = stacked.mean(dim=0) if self.combine == "average" else stacked.sum(dim=0)
         return (sizes_V.to(loss_V) * loss_V).sum()
 
-    def _sizes_of_ranks(self, ranks_B: Tensor, sample: dict, reports) -> Tensor:
+    def _sizes_of_ranks(self, extra: dict, sample: dict) -> Tensor:
         """The sample size of each hosted rank, (V,)."""
+        ranks_B, num_hosted = extra["sentence_ranks"], extra["moe_reports"][0].num_hosted
         if self.sentence_avg:
             sizes_B = torch.ones_like(ranks_B)
         else:
             sizes_B = sample["target"].ne(self.padding_idx).sum(dim=1)
-        num_hosted = reports[0].num_hosted
         sizes_V = torch.zeros(num_hosted + 1, device=ranks_B.device)  # the last: of no rank
         return sizes_V.index_add(0, ranks_B % (num_hosted + 1), sizes_B.to(sizes_V))[:-1]
 

@@ -28,10 +28,9 @@ from user_dir.fast_moe.running_state import fit_running_state, move_running_stat
 from user_dir.fast_moe.tokens.noise import NoiseKey
 from user_dir.transformer.decoder import ScomoeDecoder
 from user_dir.transformer.encoder import ScomoeEncoder
+from user_dir.transformer.flags import add_moe_options, add_scomoe_options
 from user_dir.transformer.layer_order import check_type_is_used, order_layers
 from user_dir.transformer.options import (
-    add_moe_options,
-    add_scomoe_options,
     check_training_options,
     resolve_layout,
     with_cluster_groups,

@@ -15,7 +15,7 @@ from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_moe_layer
+from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_clustering_layer, build_moe_layer
 from user_dir.fast_moe.clustering.clusters import TokenClusters
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.report import MoeReport
@@ -88,25 +88,32 @@ class FeedForwardSublayer(_Sublayer):
         return self._after(x_VTD, self.fc2(hidden))
 
 
-class MoeSublayer(_Sublayer):
+class _NormedSublayer(_Sublayer):
+    """What a layer's experts give may be normalised before the residual is added."""
+
+    def _add_norms(self, parts: MoeParts, cfg: SublayerConfig) -> None:
+        self._add_norm(cfg)
+        self.norm_after = LayerNorm(cfg.sizes.dim) if parts.config.layernorm_after_moe else None
+
+    def _after(self, x_VTD: Tensor, y_VTD: Tensor) -> Tensor:
+        return super()._after(x_VTD, y_VTD if self.norm_after is None else self.norm_after(y_VTD))
+
+
+class MoeSublayer(_NormedSublayer):
     """Norm, mixture of experts, dropout and residual."""
 
     def __init__(self, parts: MoeParts, cfg: SublayerConfig, *, kind: LayerKind, name: str):
         super().__init__()
         self.moe = build_moe_layer(parts, cfg.sizes, kind=kind, name=name)
-        self._add_norm(cfg)
-        self.norm_after = LayerNorm(cfg.sizes.dim) if parts.config.layernorm_after_moe else None
+        self._add_norms(parts, cfg)
 
     def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """Apply the layer to the ranks' tokens; the report only if somebody reads it."""
         y_VTD, report = self.moe(self._before(x_VTD), tokens)
         return self._after(x_VTD, y_VTD), report
 
-    def _after(self, x_VTD: Tensor, y_VTD: Tensor) -> Tensor:
-        return super()._after(x_VTD, y_VTD if self.norm_after is None else self.norm_after(y_VTD))
 
-
-class ClusteringSublayer(MoeSublayer):
+class ClusteringSublayer(_NormedSublayer):
     """Sends tokens to their clusters and applies each cluster's expert where they arrive.
 
     y = x + FFN(norm(x)), or, with the sigmoid gate, x + a · FFN(norm(x)): what it mixes with
@@ -114,7 +121,9 @@ class ClusteringSublayer(MoeSublayer):
     """
 
     def __init__(self, parts: MoeParts, cfg: SublayerConfig, *, name: str):
-        super().__init__(parts, cfg, kind=LayerKind.CLUSTER, name=name)
+        super().__init__()
+        self.moe = build_clustering_layer(parts, cfg.sizes, name=name)
+        self._add_norms(parts, cfg)
         self.is_decoder = cfg.stack == "decoder"
 
     def cluster(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, TokenClusters]:
@@ -123,7 +132,7 @@ class ClusteringSublayer(MoeSublayer):
             x_VTD, tokens, detach=self.is_decoder and self.training, by_step=self.is_decoder
         )
 
-    def forward(self, x_VTD: Tensor, clusters: TokenClusters) -> Tensor:  # type: ignore[override]
+    def forward(self, x_VTD: Tensor, clusters: TokenClusters) -> Tensor:
         """Apply the experts to tokens that have arrived."""
         y_VTD = self.moe.cluster_experts(self._before(x_VTD), clusters)
         weight_VT1 = self.moe.cluster_weight(x_VTD, clusters)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from user_dir.errors import UserError
-from user_dir.transformer.options import add_moe_options, add_scomoe_options
+from user_dir.transformer.flags import add_moe_options, add_scomoe_options
 
 _UNKNOWN_TYPE = object()
 

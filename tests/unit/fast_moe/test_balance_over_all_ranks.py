@@ -4,11 +4,11 @@ import torch
 
 from tests.support.stack_cases import CASES
 from tests.support.stacks import build_stack
+from user_dir.fast_moe.balance import balance_over_all_ranks
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.layout.topology import Topology
-from user_dir.fast_moe.report import balance_over_all_ranks
 from user_dir.fast_moe.tokens.partition import REACH_IDS
 from user_dir.fast_moe.tokens.ranked import rank_tokens
 
@@ -19,14 +19,14 @@ def test_it_is_the_mean_over_reaches_of_e_times_the_products_of_means():
     topology = Topology(Layout(*CASE.layout), num_experts=8)
     stack = build_stack(CASE, topology)
     layer = next(m.moe for m in stack.layers if m.moe.kind is LayerKind.SEQ)
-    layer.balance_everywhere = True
+    layer.balance.everywhere = True
     lengths = torch.tensor(CASE.tokens_of_rank)
     is_pad_BS = torch.arange(int(lengths.max())) >= lengths.unsqueeze(-1)
     tokens = rank_tokens(is_pad_BS, torch.arange(4), num_hosted=4, shares=layer.shares)
     generator = torch.Generator().manual_seed(3)
     x_VTD = torch.randn(*tokens.is_pad_VT.shape, 32, generator=generator, dtype=torch.float64)
     _, report = layer(x_VTD, tokens)
-    losses, size = balance_over_all_ranks([report.gate_sums], torch.tensor(5.0))
+    losses, size = balance_over_all_ranks([report.losses.gate_sums], torch.tensor(5.0))
     (gradient,) = torch.autograd.grad(losses.sum(), layer.gate.projection.weight)
 
     weight = layer.gate.projection.weight

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from user_dir.fast_moe.balance import RoutedPart
 from user_dir.fast_moe.clustering.assignment import ClusterGate
 from user_dir.fast_moe.clustering.meaning import count_kinds
 from user_dir.fast_moe.clustering.sorting import differentiable_sort, take_tokens
@@ -18,7 +19,7 @@ from user_dir.fast_moe.exchange.all_to_all import Line
 from user_dir.fast_moe.gathers import gather_rows, invert_permutation
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
-from user_dir.fast_moe.report import MoeReport, RoutedPart, make_report
+from user_dir.fast_moe.report import MoeReport, make_report
 from user_dir.fast_moe.routing.slots import build_routing
 from user_dir.fast_moe.tokens.ranked import (
     RankedTokens,
@@ -114,10 +115,10 @@ def cluster(
             reach=Reach.GLOBAL,
             routing=routing,
             experts_VE=topology.experts_in(Reach.GLOBAL, x_VTD.device),
-            sent_bytes=trip.sent_bytes(),
         )
         report = make_report(
             [part],
+            sent_bytes=[trip.sent_bytes()],
             name=name,
             kind=LayerKind.CLUSTER,
             num_experts=topology.num_experts,

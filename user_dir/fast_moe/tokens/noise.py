@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_DIGEST_BYTES = 7
+
 
 @dataclass(frozen=True)
 class NoiseKey:
@@ -14,6 +16,10 @@ class NoiseKey:
     seed: int
     update: int
     micro_batch: int
+
+    def draw(self, name: str) -> float:
+        """A number from [0, 1) for the whole update, the same on all ranks."""
+        return _digest(f"{self.seed}/{self.update}/{name}") / 2 ** (8 * _DIGEST_BYTES)
 
     def of_layer(self, layer: str, ranks: range, device: torch.device) -> "RoutingNoise":
         """The noise of one layer: a generator for each logical rank, named by all five parts."""
@@ -52,4 +58,4 @@ class RoutingNoise:
 
 
 def _digest(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest(), "big")

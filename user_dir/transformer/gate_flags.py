@@ -1,0 +1,90 @@
+"""The command-line options of gates: how experts are chosen, weighted and kept in balance."""
+
+from user_dir.fast_moe.gate_options import BALANCE_SCOPES, BALANCES, GATES, POLICIES
+from user_dir.option_values import finite_number, whole_number
+
+
+def add_gate_options(parser) -> None:
+    """Add them; names as in fairseq's MoE branch where it has them."""
+    add = parser.add_argument
+    add(
+        "--moe-gating-use-fp32",
+        action="store_true",
+        help="compute the gates in float32; worth it with fp16 and bf16",
+    )
+    add(
+        "--moe-top1-expert",
+        action="store_true",
+        help="Switch gate: one expert a token, instead of GShard's two",
+    )
+    add(
+        "--moe-second-expert-policy",
+        choices=POLICIES,
+        help="second expert in training: drawn by Gumbel noise, kept at random, or always the "
+        "second best (default: sampling)",
+    )
+    add(
+        "--moe-normalize-gate-prob-before-dropping",
+        action="store_true",
+        help="divide the two weights by their sum before choices are dropped, not after",
+    )
+    add(
+        "--moe-batch-prioritized-routing",
+        action="store_true",
+        help="when an expert is full, keep the most probable tokens rather than the first ones",
+    )
+    add(
+        "--moe-balance-scope",
+        choices=BALANCE_SCOPES,
+        help="tokens over which the balance loss takes its means: those of each rank, or those of "
+        "all ranks, which lets a rank whose tokens are alike use few experts (default: rank)",
+    )
+    add(
+        "--moe-gate",
+        choices=GATES,
+        help="probabilities of experts: softmax over those in reach, or sigmoid of each, divided "
+        "by the sum of the chosen (default: softmax)",
+    )
+    add(
+        "--moe-limit-nodes",
+        type=whole_number(),
+        metavar="M",
+        help="choose a token's experts on at most M nodes, the best by their two most probable "
+        "experts (default: on any)",
+    )
+    add(
+        "--moe-balance",
+        choices=BALANCES,
+        help="what keeps experts evenly loaded: a loss; a bias on choices that follows the loads "
+        "of all ranks; none (default: loss)",
+    )
+    add(
+        "--moe-bias-update",
+        type=finite_number(),
+        metavar="U",
+        help="how far --moe-balance bias moves a bias after an update (default: 0.001)",
+    )
+    add(
+        "--moe-topology-shares",
+        metavar="L,N,G",
+        help="shares of tokens that the balance loss draws to experts of the own rank, of the rest "
+        "of the node and of other nodes (default: the same for every expert)",
+    )
+    add(
+        "--moe-gating-dropout",
+        type=finite_number(),
+        metavar="P",
+        help="share of updates in which no token leaves its rank (default: 0)",
+    )
+    add(
+        "--moe-gating-dropout-skip",
+        action="store_true",
+        help="in these updates tokens see no expert at all",
+    )
+    add(
+        "--moe-z-loss-wt",
+        type=finite_number(),
+        metavar="W",
+        help="weight of the loss on large logits, the mean of logsumexp(z)²; 0.001 is usual "
+        "(default: 0)",
+    )
