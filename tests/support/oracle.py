@@ -46,16 +46,27 @@ def route_rank(
     gumbel_TE: Tensor | None = None,
     keep_uniform_T: Tensor | None = None,
     values_TD: Tensor | None = None,
+    kind: str = "softmax",
+    bias_E: Tensor | None = None,
+    nodes: tuple[int, int] | None = None,
+    targets_E: Tensor | None = None,
 ) -> RankResult:
     """One rank's GShard (top_k 2) or Switch (top_k 1) layer, token by token.
 
     The gate reads x; the experts get the values, x itself by default.
+
+    Args:
+        kind: of the probabilities.
+        bias_E: added to them where experts are compared.
+        nodes: how many the experts lie on, and on how many a token's may lie.
+        targets_E: shares that the balance loss draws to; equal ones by default.
     """
     values_TD = x_TD if values_TD is None else values_TD
     num_tokens, num_experts = x_TD.shape[0], len(experts)
     scores = [x_TD[t] @ gate_ED.T for t in range(num_tokens)]
-    probs = [z.softmax(-1) for z in scores]
-    firsts = [int(p.argmax()) for p in probs]
+    probs = [z.softmax(-1) if kind == "softmax" else z.sigmoid() for z in scores]
+    compared = [eligible(z, p, bias_E, nodes).detach() for z, p in zip(scores, probs, strict=True)]
+    firsts = [int(c.argmax()) for c in compared]
     seconds: list[int | None] = []
     for t in range(num_tokens):
         if top_k == 1 or num_experts == 1:
@@ -63,7 +74,7 @@ def route_rank(
             continue
         best, best_score = -1, -math.inf
         for e in range(num_experts):
-            score = float(scores[t][e]) + (float(gumbel_TE[t, e]) if gumbel_TE is not None else 0)
+            score = float(compared[t][e]) + (float(gumbel_TE[t, e]) if gumbel_TE is not None else 0)
             if e != firsts[t] and score > best_score:
                 best, best_score = e, score
         given_up = keep_uniform_T is not None and not (
@@ -106,14 +117,38 @@ def route_rank(
                 weight = weight / sum(weights[d] for d in counted)
             y = y + weight * feed_forward(values_TD[t], experts[ids[c]])
         outputs.append(y)
+    if kind == "sigmoid":
+        probs = [p / p.sum() for p in probs]
     balance = x_TD.new_zeros(())
     for e in range(num_experts):
         if num_tokens and num_experts > 1:
             share = sum(f == e for f in firsts) / num_tokens
-            balance = balance + num_experts * share * sum(p[e] for p in probs) / num_tokens
+            target = 1 / num_experts if targets_E is None else targets_E[e]
+            balance = balance + share * sum(p[e] for p in probs) / num_tokens / target
     return RankResult(
         outputs=torch.stack(outputs) if outputs else values_TD * 1,
         balance_loss=balance,
         num_choices=num_choices,
         num_dropped=num_dropped,
     )
+
+
+def eligible(
+    z_E: Tensor, probs_E: Tensor, bias_E: Tensor | None, nodes: tuple[int, int] | None
+) -> Tensor:
+    """What experts are compared by; −inf for those of nodes that a token may not go to."""
+    compared = z_E.clone() if bias_E is None else probs_E + bias_E
+    if nodes is None or nodes[0] <= nodes[1]:
+        return compared
+    num_nodes, most = nodes
+    size = len(z_E) // num_nodes
+    ranked = probs_E if bias_E is None else compared
+    worth = [
+        sum(sorted((float(v) for v in ranked[n * size : (n + 1) * size]), reverse=True)[:2])
+        for n in range(num_nodes)
+    ]
+    allowed = sorted(range(num_nodes), key=lambda n: -worth[n])[:most]
+    for n in range(num_nodes):
+        if n not in allowed:
+            compared[n * size : (n + 1) * size] = -math.inf
+    return compared

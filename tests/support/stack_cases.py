@@ -78,6 +78,8 @@ BY_THRESHOLD = {"scomoe_partition": "threshold"}
 BY_TOKEN = {"token_cluster": True, "cluster_by": "token"}
 BY_LANGUAGE = {"token_cluster": True, "cluster_by": "language"}
 BY_CENTROID = {"token_cluster": True, "cluster_by": "kmeans", "cluster_warmup": 10}
+BIAS = {"moe_balance": "bias"}
+DROPOUT = {"moe_gating_dropout": 0.999}
 BY_NODE = {"ratio1": 0}
 GLOBAL_ONLY = ("global",)
 CASES = [
@@ -151,6 +153,24 @@ CASES = [
         "seq, eight experts a rank, second ones given up",
         {**SEQ, **EIGHT_A_RANK, "moe_second_expert_policy": "random"},
         with_noise=True,
+    ),
+    StackCase("sigmoid", {"moe_gate": "sigmoid"}, reaches=GLOBAL_ONLY),
+    StackCase("sigmoid, seq", {"moe_gate": "sigmoid", **SEQ}),
+    StackCase("one node a token", {"moe_limit_nodes": 1}, reaches=GLOBAL_ONLY),
+    StackCase(
+        "two of four nodes a token, seq",
+        {"moe_limit_nodes": 2, **SEQ},
+        layout=(4, 1),
+    ),
+    StackCase("bias", BIAS, reaches=GLOBAL_ONLY),
+    StackCase("bias, one node a token", {**BIAS, "moe_limit_nodes": 1}, reaches=GLOBAL_ONLY),
+    StackCase("bias, sigmoid, seq", {**BIAS, "moe_gate": "sigmoid", **SEQ}),
+    StackCase("bias, switch, feat", {**BIAS, "moe_top1_expert": True, **FEAT}),
+    StackCase("shares by distance", {"moe_topology_shares": "0.5,0.3,0.2"}, reaches=GLOBAL_ONLY),
+    StackCase("dropout", DROPOUT, with_noise=True, drops=False, reaches=("local",)),
+    StackCase("dropout, seq", {**DROPOUT, **SEQ}, with_noise=True, drops=False, reaches=("local",)),
+    StackCase(
+        "dropout, feat", {**DROPOUT, **FEAT}, with_noise=True, drops=False, reaches=("local",)
     ),
     StackCase("feat, eight experts a rank", {**FEAT, **EIGHT_A_RANK}),
     StackCase("feat", FEAT),

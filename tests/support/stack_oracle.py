@@ -117,6 +117,11 @@ class StackOracle:
         self.run.balance_losses.append(list(losses))
         return [self.after(x_TD, y_TD, layer) for x_TD, y_TD in zip(x, outputs, strict=True)]
 
+    @property
+    def stays(self) -> bool:
+        """Whether gating dropout keeps every token on its rank."""
+        return self.config.gate.dropout > 0 and self.case.noise_key is not None
+
     def reaches(
         self, x_TD: Tensor, gate_ED: Tensor, rank: int, kind: LayerKind, layer: str
     ) -> list[str]:
@@ -124,6 +129,8 @@ class StackOracle:
         count = len(x_TD)
         rule = self.config.partition if self.case.training else self.config.inference_partition
         everywhere = rule == "everywhere"
+        if self.stays:
+            return ["local"] * count
         if kind is LayerKind.PLAIN or everywhere:
             return ["global"] * count
         scores = [x @ gate_ED.T for x in x_TD]
@@ -181,7 +188,7 @@ class StackOracle:
                 mine = [t for t, r in enumerate(reaches[rank]) if r == reach]
                 if not mine:
                     continue
-                result = self.route(x_TD, mine, gate_ED, experts, reach, rank, largest, name)
+                result = self.route(x_TD, mine, gate_ED, experts, reach, rank, largest, name, layer)
                 if len(self.experts_in_reach(reach, rank)) > 1:
                     losses[rank].append(result.balance_loss)
                 for t, y in zip(mine, result.outputs, strict=True):
@@ -203,12 +210,13 @@ class StackOracle:
             for reach, size in zip(("local", "node", "global"), sizes, strict=True):
                 if not size:
                     continue
-                self.run.reach_counts[reach] += len(x_TD)
                 experts = self.experts(f"{layer}.moe.experts.{reach}")
+                first_feature, reach = first, "local" if self.stays else reach
+                self.run.reach_counts[reach] += len(x_TD)
                 mine = list(range(len(x_TD)))
-                slice_TD = values[:, first : first + size]
+                slice_TD = values[:, first_feature : first_feature + size]
                 result = self.route(
-                    x_TD, mine, gate_ED, experts, reach, rank, largest, name, slice_TD
+                    x_TD, mine, gate_ED, experts, reach, rank, largest, name, layer, slice_TD
                 )
                 if mine and len(self.experts_in_reach(reach, rank)) > 1:
                     losses.append(result.balance_loss)
@@ -221,14 +229,21 @@ class StackOracle:
         return results
 
     def route(
-        self, x_TD, mine, gate_ED, experts, reach, rank, largest, name, values_TD=None
+        self, x_TD, mine, gate_ED, experts, reach, rank, largest, name, layer, values_TD=None
     ) -> RankResult:
         ids = self.experts_in_reach(reach, rank)
         top_k = 1 if self.config.gate.top1 else 2
         capacity = None
         if reach != "local" and self.case.training:
             capacity = capacity_of(largest, len(ids), top_k, self.config.capacity_factor)
-        extra = {}
+        options = self.config.gate
+        extra: dict = {"kind": options.kind}
+        if options.limit_nodes is not None and reach == "global":
+            extra["nodes"] = (self.num_nodes, options.limit_nodes)
+        if options.balance == "bias":
+            extra["bias_E"] = self.weights[f"{layer}.moe.balance.bias.running_bias_E"][ids]
+        if options.topology_shares is not None and reach == "global":
+            extra["targets_E"] = self.target_shares(rank, options.topology_shares)
         if self.case.noise_key is not None:
             noise = self.case.noise_key.of_layer(name, range(self.num_ranks), torch.device("cpu"))
             shape = torch.Size((self.num_ranks, self.longest, len(ids)))
@@ -252,6 +267,17 @@ class StackOracle:
     @property
     def longest(self) -> int:
         return max(self.case.tokens_of_rank)
+
+    def target_shares(self, rank: int, shares) -> list[float]:
+        """The share of a rank's tokens that each expert is to get."""
+        found = []
+        for e in range(self.num_experts):
+            home = e // self.per_rank
+            near = home // self.ranks_per_node == rank // self.ranks_per_node
+            where = 0 if home == rank else 1 if near else 2
+            ranks = (1, self.ranks_per_node - 1, self.num_ranks - self.ranks_per_node)[where]
+            found.append(shares[where] / (ranks * self.per_rank))
+        return found
 
     # --- clustering
 

@@ -141,7 +141,8 @@ def target_shares(topology: Topology, shares: tuple[float, ...], device: torch.d
         distance_E = torch.where(ranks_E // per_node == rank // per_node, 1, 2)
         distance_E[ranks_E == rank] = 0
         each = torch.tensor(
-            [share / (size * per_rank) for share, size in zip(shares, sizes, strict=True)]
+            [share / (size * per_rank) for share, size in zip(shares, sizes, strict=True)],
+            dtype=torch.float64,
         )
         rows.append(each[distance_E])
     return torch.stack(rows).to(device)

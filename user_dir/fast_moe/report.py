@@ -146,7 +146,8 @@ def _count(
         kept = counts if capacity is None else [one.clamp(max=capacity) for one in counts]
         of_part = torch.stack([counts[0], kept[0], counts[1], kept[1]])
         made_or_kept.index_add_(1, part.experts_VE.flatten(), of_part.flatten(1))
-        tokens[part.reach] = counts[0].sum()  # every token has a first choice
+        # Every token has a first choice.
+        tokens[part.reach] = tokens[part.reach] + counts[0].sum()
         routed.append((routing.slots_VTK.amax(dim=-1) >= 0).sum())
         if part.gated is not None:
             entropies.append(part.gated.entropy())

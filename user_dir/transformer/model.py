@@ -210,6 +210,7 @@ def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
     Raises:
         ValueError: the number of experts is no multiple of the number of ranks.
     """
+    check_node_limit(config, layout)
     if config.scomoe_type == "none" and not config.token_cluster:
         return
     num_experts, num_ranks = config.num_experts, layout.num_ranks
@@ -220,6 +221,28 @@ def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
             f"{'--token-cluster' if config.token_cluster else flag} needs the same number of "
             f"experts on every rank, but --moe-expert-count is {num_experts} for {num_ranks} "
             f"logical ranks ({layout}); {near} would do"
+        )
+
+
+def check_node_limit(config: MoeConfig, layout: Layout) -> None:
+    """Refuse a limit of nodes that leaves a token fewer experts than it chooses.
+
+    Raises:
+        UserError: --moe-limit-nodes is too small for the layout, or experts are replicated.
+    """
+    limit, top_k = config.gate.limit_nodes, config.capacity.top_k
+    if limit is None:
+        return
+    left = limit * config.num_experts // layout.num_nodes
+    if config.num_experts < layout.num_ranks:
+        raise UserError(
+            f"--moe-limit-nodes needs every expert on one node, but {config.num_experts} experts "
+            f"are copied to {layout.num_ranks} ranks; leave it out"
+        )
+    if left < top_k:
+        raise UserError(
+            f"--moe-limit-nodes {limit} leaves a token {left} expert, but it chooses {top_k}; "
+            f"{-(-top_k * layout.num_nodes // config.num_experts)} would do"
         )
 
 
