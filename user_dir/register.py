@@ -7,6 +7,7 @@ from user_dir.training import criterion, optimizer, task
 from user_dir.transformer import architectures
 
 safe_loading.allow_fairseq_checkpoints()
+command_line.end_with_sentences(sys.argv)
 command_line.check_command(sys.argv)
 
 __all__ = ["architectures", "criterion", "optimizer", "task"]

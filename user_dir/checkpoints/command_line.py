@@ -9,34 +9,54 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 
 from user_dir.checkpoints.files import open_checkpoint
 from user_dir.checkpoints.resuming import LAST, check_start
 from user_dir.errors import UserError
 
 
-def check_command(arguments: Sequence[str]) -> None:
-    """Check what a command of fairseq loads; end the process as argparse does if it must not.
+def end_with_sentences(arguments: Sequence[str]) -> None:
+    """Have a command of fairseq end on a user's mistake as the commands here do.
 
     Args:
         arguments: of the process, its own name included.
     """
-    name, *given = arguments or [""]
-    if _is_ours(name) or not any(one.partition("=")[0] == "--user-dir" for one in given):
+    if not _is_fairseqs(arguments):
         return
-    try:
-        check_checkpoints(given)
-    except UserError as error:
-        command = Path(name).stem
-        command = command if command.startswith("fairseq") else f"fairseq-{command}"
+    name = Path(arguments[0]).stem
+    command = name if name.startswith("fairseq") else f"fairseq-{name}"
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, UserError):
+            before(kind, error, trace)
+            return
         print(f"{command}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2)  # with which Python then ends
+
+    sys.excepthook = hook
 
 
-def _is_ours(name: str) -> bool:
-    """Whether it is a command of ours, which checks what it loads when it is about to."""
+def check_command(arguments: Sequence[str]) -> None:
+    """Check what a command of fairseq loads.
+
+    Args:
+        arguments: of the process, its own name included.
+
+    Raises:
+        UserError: it must not be loaded; the message names flag and file.
+    """
+    if _is_fairseqs(arguments):
+        check_checkpoints(arguments[1:])
+
+
+def _is_fairseqs(arguments: Sequence[str]) -> bool:
+    """Whether it is a command that takes plugins; ours check what they load when they do."""
+    name, *given = arguments or [""]
     # While `python -m` imports the package of the module that it runs, that is the name.
-    return name == "-m" or Path(name).name.startswith("scomoe-")
+    is_ours = name == "-m" or Path(name).name.startswith("scomoe-")
+    return not is_ours and any(one.partition("=")[0] == "--user-dir" for one in given)
 
 
 def check_checkpoints(arguments: Sequence[str]) -> None:

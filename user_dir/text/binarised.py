@@ -1,26 +1,18 @@
 """Reading what fairseq-preprocess writes: dictionaries and binarised text."""
 
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from user_dir.errors import CorpusError
+from user_dir.text.binarised_files import Index, check_binarised, read_index
 
 # The symbols that fairseq's Dictionary puts before those of the file.
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 # Of a line: they show nothing.
 _HIDDEN = frozenset({0, 1, 2})
 UNKNOWN = "<unk>"
-
-_MAGIC = b"MMIDIDX\x00\x00"
-_HEADER = struct.Struct("<9sQBQ")
-# fairseq's codes of the types of tokens.
-_TYPES = {
-    **{1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32},
-    **{5: np.int64, 6: np.float32, 7: np.float64, 8: np.uint16, 9: np.uint32, 10: np.uint64},
-}
 
 
 def is_binarised(folder: Path) -> bool:
@@ -45,8 +37,8 @@ def read_dictionary(path: Path) -> list[str]:
 
 def count_binarised(folder: Path, name: str) -> int:
     """How many sentences a binarised text has."""
-    with (folder / f"{name}.idx").open("rb") as file:
-        return _read_header(file.read(_HEADER.size), folder / f"{name}.idx")[1]
+    path = folder / f"{name}.idx"
+    return len(_of_usual_format(read_index(path), path))
 
 
 def read_binarised(folder: Path, name: str) -> Iterator[str]:
@@ -54,36 +46,19 @@ def read_binarised(folder: Path, name: str) -> Iterator[str]:
 
     Raises `CorpusError` if it is damaged, of another format, or of another dictionary.
     """
-    index, data = folder / f"{name}.idx", folder / f"{name}.bin"
-    symbols = read_dictionary(folder / f"dict.{name.rpartition('.')[2]}.txt")
-    try:
-        head = index.read_bytes()
-        kind, count = _read_header(head, index)
-        sizes = np.frombuffer(head, dtype=np.int32, count=count, offset=_HEADER.size)
-        tokens: np.ndarray = np.fromfile(data, dtype=kind)
-    except (OSError, ValueError) as error:
-        if isinstance(error, CorpusError):
-            raise
-        raise CorpusError(f"{data} or its .idx is damaged ({error}); binarise it again") from None
-    if int(sizes.sum()) != len(tokens):
-        raise CorpusError(
-            f"{data} has {len(tokens)} tokens, but {index} tells of {sizes.sum()}; binarise "
-            "it again"
-        )
-    if len(tokens) and int(tokens.max()) >= len(symbols):
-        raise CorpusError(
-            f"{data}: its dictionary in {folder} has only {len(symbols)} symbols, too few for it; "
-            "binarise it with that dictionary"
-        )
-    for ids in np.split(tokens, np.cumsum(sizes)[:-1]) if count else ():
-        yield " ".join(symbols[one] for one in ids.tolist() if one not in _HIDDEN)
+    dictionary = folder / f"dict.{name.rpartition('.')[2]}.txt"
+    symbols = read_dictionary(dictionary)
+    checked = check_binarised(folder / name, num_symbols=len(symbols), dictionary=str(dictionary))
+    index = _of_usual_format(checked, folder / f"{name}.idx")
+    ids = np.memmap(folder / f"{name}.bin", mode="r")
+    for size, start in zip(index.sizes.tolist(), index.starts.tolist(), strict=True):
+        line = np.frombuffer(ids, dtype=index.dtype, count=size, offset=start)
+        yield " ".join(symbols[one] for one in line.tolist() if one not in _HIDDEN)
 
 
-def _read_header(head: bytes, path: Path) -> tuple[type, int]:
-    """(type of the tokens, number of sentences) of an index."""
-    if not head.startswith(_MAGIC) or len(head) < _HEADER.size:
+def _of_usual_format(index: Index | None, path: Path) -> Index:
+    if index is None:
         raise CorpusError(
             f"{path} is no index of fairseq's usual format; binarise with --dataset-impl mmap"
         )
-    _, _, code, count = _HEADER.unpack_from(head)
-    return _TYPES[code], count
+    return index

@@ -2,8 +2,10 @@
 
 import logging
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.translation import EVAL_BLEU_ORDER, TranslationConfig, TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+from fairseq.utils import split_paths
 
 from user_dir.errors import CorpusError, UserError
 from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
@@ -22,6 +25,7 @@ from user_dir.training.batches import (
     without_ranks,
 )
 from user_dir.training.cluster_tables import make_cluster_tables
+from user_dir.training.corpus_files import FileDictionary, Side, check_split
 from user_dir.training.language_tokens import PairTokenManager, add_pair_tokens
 from user_dir.translation.in_step import StepwiseEnsemble, decode_everywhere, is_spread
 
@@ -37,6 +41,27 @@ class _RankedBatches(FairseqTask):
 
     _trains = False
     _topology: Topology | None = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._checked_splits: set[str] = set()
+
+    @classmethod
+    def load_dictionary(cls, filename):
+        """fairseq's, of a file that is whole."""
+        return FileDictionary.load(filename)
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """fairseq's, of files that are whole, those of later epochs included."""
+        if split not in self._checked_splits:
+            for folder, sides in self._files(split):
+                check_split(Path(folder), split, sides, combine=combine)
+            self._checked_splits.add(split)
+        super().load_dataset(split, epoch=epoch, combine=combine, **kwargs)
+
+    def _files(self, split) -> Iterable[tuple[str, tuple[Side, Side]]]:
+        """(Folder, its languages) of every pair that a split is made of."""
+        raise NotImplementedError
 
     def build_model(self, cfg, from_checkpoint=False):
         """fairseq's; the batches are those of the model's logical ranks."""
@@ -175,6 +200,12 @@ class ScomoeTranslationTask(_RankedBatches, TranslationTask):
     def _options(self):
         return self.cfg
 
+    def _files(self, split):
+        folders = split_paths(self.cfg.data)
+        sides = Side(self.cfg.source_lang, self.src_dict), Side(self.cfg.target_lang, self.tgt_dict)
+        for folder in folders if split == self.cfg.train_subset else folders[:1]:
+            yield folder, sides
+
     def _refuse_options(self) -> None:
         super()._refuse_options()
         if self.cfg.num_batch_buckets > 0 and not hasattr(np, "compat"):
@@ -226,6 +257,22 @@ class ScomoeMultilingualTranslationTask(_RankedBatches, TranslationMultiSimpleEp
     @property
     def _options(self):
         return self.args
+
+    def _files(self, split):
+        data = self.data_manager
+        folders, directions = data.get_data_paths_and_lang_pairs(split)
+        is_training = split == self.args.train_subset
+        for kind in folders.keys() & directions.keys():
+            # Both directions of a pair are in the same files.
+            pairs = {frozenset(one.split("-")): one for one in directions[kind]}
+            for direction in pairs.values():
+                source, target = (direction.split("-") * 2)[:2]
+                sides = (
+                    Side(source, data.get_source_dictionary(source)),
+                    Side(target, data.get_target_dictionary(target)),
+                )
+                for folder in split_paths(folders[kind])[: None if is_training else 1]:
+                    yield folder, sides
 
     def _refuse_options(self) -> None:
         super()._refuse_options()
