@@ -13,6 +13,7 @@ COMMANDS = (
     "prepare-numbers",
     "prepare-multi30k",
     "prepare-debian",
+    "prepare-gnome",
     "prepare-opus100",
     "prepare-wmt-en-fr",
 )

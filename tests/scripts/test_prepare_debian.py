@@ -13,6 +13,7 @@ import pytest
 from tests.scripts.corpus_commands import read_all, read_side
 from user_dir.cli.prepare_debian import main
 from user_dir.errors import CorpusError
+from user_dir.text.sources.apt import fetch_lists
 from user_dir.text.sources.debian import (
     DebianPlan,
     choose_directions,
@@ -20,7 +21,6 @@ from user_dir.text.sources.debian import (
     split_debian,
 )
 from user_dir.text.sources.debian_lists import find_lists
-from user_dir.text.sources.debian_mirror import fetch_with_apt
 from user_dir.text.splits import Groups, unite_near_duplicates
 
 LANGUAGES = ("de", "fr", "pt_BR")
@@ -219,7 +219,7 @@ def test_apt_without_packages_says_why(tmp_path, capsys, monkeypatch):
 
 def test_the_real_descriptions_are_aligned(tmp_path):
     try:
-        place = fetch_with_apt(tmp_path, languages=["cs", "es"])
+        place = fetch_lists(tmp_path, languages=["cs", "es"], otherwise="")
     except CorpusError as error:
         pytest.skip(f"apt has no mirror with package descriptions here: {error}")
     texts = read_many_way(find_lists(place))

@@ -8,12 +8,13 @@ import subprocess
 import pytest
 
 from tests.scripts.corpus_commands import REPOSITORY, run_script
-from user_dir.cli import prepare_debian, prepare_multi30k, prepare_numbers
+from user_dir.cli import prepare_debian, prepare_gnome, prepare_multi30k, prepare_numbers
 
 SCRIPTS = {
     "prepare_numbers.sh": prepare_numbers,
     "prepare_multi30k.sh": prepare_multi30k,
     "prepare_debian.sh": prepare_debian,
+    "prepare_gnome.sh": prepare_gnome,
 }
 
 

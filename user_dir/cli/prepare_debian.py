@@ -11,14 +11,15 @@ from user_dir.cli.preparing.prepared_folder import add_output_options, step, wri
 from user_dir.option_values import count, positive, whole_number
 from user_dir.text.corpus import SPLITS, Corpus
 from user_dir.text.pairs import languages_of, parse_directions
+from user_dir.text.sources.apt import fetch_lists
 from user_dir.text.sources.debian import (
     DebianPlan,
     choose_directions,
     read_many_way,
     split_debian,
 )
-from user_dir.text.sources.debian_lists import ENGLISH, find_lists
-from user_dir.text.sources.debian_mirror import LANGUAGES, fetch_from_mirror, fetch_with_apt
+from user_dir.text.sources.debian_lists import ENGLISH, LANGUAGES, find_lists
+from user_dir.text.sources.debian_mirror import fetch_from_mirror
 from user_dir.text.whole_output import check_replaceable
 
 COMMAND = "prepare_debian"
@@ -95,7 +96,12 @@ def _download(args: argparse.Namespace) -> Path:
     wanted = sorted(languages - {ENGLISH})
     if args.mirror is None:
         step(f"getting package descriptions through apt to {folder}")
-        return fetch_with_apt(folder, languages=wanted)
+        return fetch_lists(
+            folder,
+            languages=wanted,
+            otherwise="name a mirror with --mirror, such as http://deb.debian.org/debian, or a "
+            "folder of lists with --raw",
+        )
     step(f"downloading from {args.mirror} to {folder}")
     return fetch_from_mirror(
         args.mirror,

@@ -1,8 +1,6 @@
-"""Getting the lists of package descriptions: from a mirror, or through apt's own client."""
+"""Getting the lists of package descriptions from a mirror, without apt."""
 
 import re
-import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -12,11 +10,6 @@ from user_dir.text.sources.archives import sha256_of
 from user_dir.text.sources.debian_lists import ENGLISH
 from user_dir.text.sources.download import fetch
 
-# Of Debian 12 these have 3,000 sentences or more.
-LANGUAGES = (
-    *("cs", "da", "de", "es", "fr", "it", "ja", "ko"),
-    *("pl", "pt", "pt_BR", "ru", "sk", "uk", "zh_CN"),
-)
 _SUFFIXES = (".xz", ".bz2", ".gz", "")  # the smallest first
 _CHECKSUM = re.compile(r" (?P<sha256>[0-9a-f]{64}) +\d+ (?P<name>\S+)")
 
@@ -48,41 +41,6 @@ def fetch_from_mirror(
             if name := next((name for name in names if name in checksums), None):
                 fetched = _fetch(f"{home}/{name}", place / name, sha256=checksums[name])
                 tell(f"  {name}: {'downloaded' if fetched else 'there already'}")
-    return place
-
-
-def fetch_with_apt(folder: Path, *, languages: Sequence[str]) -> Path:
-    """Let apt get the lists of English and other languages from its configured mirrors.
-
-    Nothing of the system changes and no root is needed. Returns where they are; raises
-    `CorpusError` if there is no apt, or if it fails.
-    """
-    apt = shutil.which("apt-get")
-    if apt is None:
-        raise CorpusError(
-            "there is no apt-get here; name a mirror with --mirror, such as "
-            "http://deb.debian.org/debian, or a folder of lists with --raw"
-        )
-    place = folder.resolve() / "apt"
-    (place / "partial").mkdir(parents=True, exist_ok=True)
-    settings = {
-        "Dir::State::Lists": str(place),
-        "Acquire::Languages": ",".join((ENGLISH, *languages)),
-        "Acquire::GzipIndexes": "false",
-        "Acquire::IndexTargets::deb::Packages::DefaultEnabled": "false",
-        # The system's cache belongs to its own lists.
-        "Dir::Cache::pkgcache": "",
-        "Dir::Cache::srcpkgcache": "",
-    }
-    options = [f"--option={name}={value}" for name, value in settings.items()]
-    done = subprocess.run([apt, "update", *options], capture_output=True, text=True)
-    if done.returncode != 0 or not list(place.glob("*_Translation-en")):
-        said = [line for line in done.stderr.splitlines() if line.startswith(("E:", "W:"))]
-        raise CorpusError(
-            f"apt-get update could not get the package descriptions "
-            f"({said[-1] if said else 'it did not say why'}); name a mirror with --mirror, or a "
-            "folder of lists with --raw"
-        )
     return place
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from user_dir.text.lines import clean_line
-from user_dir.text.sources.sentences import split_sentences
+from user_dir.text.sources.sentences import align_sentences
 
 _FIELD = re.compile(r"(?P<name>[!-9;-~]+):(?P<value>.*)")
 _ITEM = re.compile(r"\s*(?:[*+•·–—−-]|(?<=\s)o)\s+(?P<text>.*)")
@@ -119,10 +119,8 @@ def _align_description(english: Description, other: Description) -> Iterator[Tra
         if len(blocks[0]) != len(blocks[1]):
             continue
         for parts in zip(*blocks, strict=True):
-            sentences = [split_sentences(part) for part in parts]
-            if len(sentences[0]) != len(sentences[1]):
-                sentences = [[part] for part in parts]
-            yield from map(Translated, *sentences)
+            for sentences in align_sentences(*parts):
+                yield Translated(*sentences)
 
 
 def _is_translation(pair: Translated) -> bool:

@@ -1,6 +1,7 @@
 """Where sentences end, by punctuation, for aligned text in any language."""
 
 import re
+from collections.abc import Iterator
 
 # Full-width marks end a sentence without a space after them.
 _END = re.compile(r"(?:(?<=[。！？])(?![」』）])\s*|(?<=[.!?])[\"'”’»)\]]*(?P<space>\s+)(?=\S))")
@@ -27,6 +28,12 @@ def split_sentences(text: str) -> list[str]:
         sentences.append(text[start : end.end()].strip())
         start = end.end()
     return [*sentences, text[start:]] if text[start:] else sentences
+
+
+def align_sentences(one: str, other: str) -> Iterator[tuple[str, str]]:
+    """The sentences of a paragraph and its translation; the whole if their number differs."""
+    sides = split_sentences(one), split_sentences(other)
+    yield from zip(*sides, strict=True) if len(sides[0]) == len(sides[1]) else [(one, other)]
 
 
 def _goes_on(before: str, after: str) -> bool:
