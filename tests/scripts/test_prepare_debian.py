@@ -156,9 +156,12 @@ def test_a_mirror_gives_the_same_corpus_and_changed_lists_are_fetched_again(
 ):
     url, home = mirror
     kept = ["--mirror", url, "--download-dir", str(tmp_path / "kept")]
+    # Esperanto's list is kept, and changes nothing for those who do not ask for it.
+    assert prepare(tmp_path / "never", *kept, "--directions", "en-eo") == 2
+    capfd.readouterr()
     assert prepare(tmp_path / "out", *kept) == 0
     assert read_all(tmp_path / "out") == read_all(prepared)
-    capfd.readouterr()
+    assert "in 4 languages" in capfd.readouterr().out
     changed = home / "main" / "i18n" / "Translation-fr.bz2"
     changed.write_bytes(bz2.compress(bz2.decompress(changed.read_bytes())[:-400]))
     write_release(home)
@@ -166,6 +169,8 @@ def test_a_mirror_gives_the_same_corpus_and_changed_lists_are_fetched_again(
     said = capfd.readouterr().out
     assert said.count("there already") == 3
     assert "Translation-fr.bz2: downloaded" in said
+    assert prepare(tmp_path / "never", *kept, "--components", "contrib") == 2
+    assert "no translated package descriptions in contrib" in capfd.readouterr().err
     (home / "main" / "i18n" / "Translation-de.bz2").write_bytes(b"other bytes")
     shutil.rmtree(tmp_path / "kept")
     assert prepare(tmp_path / "never", *kept) == 2

@@ -69,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare(args: argparse.Namespace) -> None:
     check_replaceable(args.out, overwrite=args.overwrite)
-    folder = args.raw or _download(args)
-    step(f"reading package descriptions from {folder}")
-    texts = read_many_way(find_lists(folder))
+    lists = find_lists(args.raw) if args.raw else _download(args)
+    step(f"reading package descriptions in {len(lists)} languages")
+    texts = read_many_way(lists)
     directions = choose_directions(args.directions, texts, min_sentences=args.min_sentences)
     plan = DebianPlan(
         test_sentences=args.test_sentences,
@@ -88,7 +88,7 @@ def _prepare(args: argparse.Namespace) -> None:
     write_prepared_folder(corpus, args.out, vocab_size=args.vocab_size, overwrite=args.overwrite)
 
 
-def _download(args: argparse.Namespace) -> Path:
+def _download(args: argparse.Namespace) -> dict[str, list[Path]]:
     folder = args.download_dir.expanduser()
     languages = set(LANGUAGES)
     if args.directions != "all":
@@ -96,12 +96,13 @@ def _download(args: argparse.Namespace) -> Path:
     wanted = sorted(languages - {ENGLISH})
     if args.mirror is None:
         step(f"getting package descriptions through apt to {folder}")
-        return fetch_lists(
+        place = fetch_lists(
             folder,
             languages=wanted,
             otherwise="name a mirror with --mirror, such as http://deb.debian.org/debian, or a "
             "folder of lists with --raw",
         )
+        return find_lists(place)
     step(f"downloading from {args.mirror} to {folder}")
     return fetch_from_mirror(
         args.mirror,

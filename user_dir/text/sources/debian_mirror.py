@@ -22,8 +22,8 @@ def fetch_from_mirror(
     components: Sequence[str],
     languages: Sequence[str],
     tell: Callable[[str], None],
-) -> Path:
-    """Download the lists of English and of those languages that a mirror has; where they are.
+) -> dict[str, list[Path]]:
+    """Download the lists of English and of those languages that a mirror has, by language.
 
     A list that is there already stays if it has the checksum in the suite's InRelease. The
     signature of that file is apt's business and is not looked at. Raises `CorpusError` if a
@@ -35,13 +35,20 @@ def fetch_from_mirror(
     release.unlink(missing_ok=True)
     fetch(f"{home}/InRelease", release, check=_check_release)
     checksums = _checksums(release)
+    lists: dict[str, list[Path]] = {}
     for component in components:
         for language in (ENGLISH, *languages):
             names = [f"{component}/i18n/Translation-{language}{suffix}" for suffix in _SUFFIXES]
             if name := next((name for name in names if name in checksums), None):
                 fetched = _fetch(f"{home}/{name}", place / name, sha256=checksums[name])
                 tell(f"  {name}: {'downloaded' if fetched else 'there already'}")
-    return place
+                lists.setdefault(language, []).append(place / name)
+    if ENGLISH not in lists or len(lists) == 1:
+        raise CorpusError(
+            f"{home}: has no translated package descriptions in {', '.join(components)}; check "
+            "--mirror, --suite and --components"
+        )
+    return lists
 
 
 def _checksums(release: Path) -> dict[str, str]:
