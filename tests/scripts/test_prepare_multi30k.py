@@ -36,7 +36,7 @@ def prepare(raw, out, *options, pair="en-de"):
 def test_a_pair_is_written_as_raw_text_and_as_what_fairseq_reads(raw, tmp_path, capfd):
     assert prepare(raw, tmp_path / "out") == 0
     said = capfd.readouterr().out
-    assert "train: 40 sentence pairs" in said and f"wrote {tmp_path / 'out'}" in said
+    assert "train: 40 of 40 sentence pairs kept" in said and f"wrote {tmp_path / 'out'}" in said
     assert "preprocess.log" not in os.listdir(tmp_path / "out" / "bin")
     assert sorted(os.listdir(tmp_path / "out")) == ["bin", "raw", "spm.model", "spm.vocab"]
     for split, size in zip(("train", "valid", "test"), SIZES.values(), strict=True):
@@ -145,8 +145,8 @@ def test_an_existing_corpus_stays_unless_a_complete_one_replaces_it(raw, tmp_pat
 
 def test_a_terminated_run_removes_its_unfinished_folder(raw, tmp_path):
     code = (
-        "import sys, time, user_dir.cli.preparing.prepared_folder as common\n"
-        "common.write_pieces = lambda *_: (print('half way', flush=True), time.sleep(60))\n"
+        "import sys, time, user_dir.cli.preparing.large_corpus as common\n"
+        "common.encode_files = lambda *_, **__: (print('half way', flush=True), time.sleep(60))\n"
         "from user_dir.cli.prepare_multi30k import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from user_dir.cli.command import run_command
-from user_dir.cli.preparing.prepared_folder import add_output_options, step, write_prepared_folder
+from user_dir.cli.preparing.prepared_folder import add_output_options, step
+from user_dir.cli.preparing.small_corpus import write_prepared_folder
 from user_dir.option_values import count, positive, whole_number
 from user_dir.text.corpus import SPLITS, Corpus
 from user_dir.text.pairs import languages_of, parse_directions

@@ -11,7 +11,7 @@ from user_dir.cli.command import run_command
 from user_dir.cli.preparing.prepared_folder import step
 from user_dir.errors import CorpusError
 from user_dir.option_values import positive, whole_number
-from user_dir.text.corpus import Corpus, side_name, write_language_lists
+from user_dir.text.corpus import side_name, write_language_lists
 from user_dir.text.lines import write_lines
 from user_dir.text.pairs import Pair, parse_directions, stored_pairs
 from user_dir.text.sources.apt import unpack_package
@@ -87,7 +87,7 @@ def _prepare(args: argparse.Namespace) -> None:
                 write_lines(out / "raw" / side_name("test", pair, language), lines)
             step(f"{pair}: {len(sides[0])} sentence pairs")
         _copy_subwords(args.like, out)
-        write_language_lists(Corpus(directions, {}), out / "bin")
+        write_language_lists(directions, out / "bin")
     step(f"wrote {args.out}: a test set for models trained on {args.like}")
 
 

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from user_dir.cli.command import run_command
-from user_dir.cli.preparing.prepared_folder import add_output_options, step, write_prepared_folder
+from user_dir.cli.preparing.prepared_folder import add_output_options, step
+from user_dir.cli.preparing.small_corpus import write_prepared_folder
 from user_dir.option_values import whole_number
 from user_dir.text.sources.numbers import DEFAULT_LANGUAGES, NumbersPlan, numbers_corpus
 from user_dir.text.whole_output import check_replaceable

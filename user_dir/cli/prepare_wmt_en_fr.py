@@ -245,7 +245,7 @@ def _read(
             workers=plan.given.workers,
             tell=step,
         )
-        outputs = [path for pair in files.values() for path in (pair.source, pair.target)]
+        outputs = [path for pair in files.values() for path in pair.files]
         facts = log.run(Stage(f"text {source.name}", plan.text_settings, outputs, work))
         _tell_text(source, facts)
         lines_before += facts["read"]
@@ -263,7 +263,7 @@ def _read(
         Stage(
             f"text {TEST.name}",
             plan.text_settings,
-            [test.source, test.target],
+            list(test.files),
             partial(_write_test, locate(archives, TEST), test),
         )
     )

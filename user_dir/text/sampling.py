@@ -29,14 +29,22 @@ def share_out(available: Sequence[int], total: int) -> list[int]:
 
 
 def sample_lines(texts: Mapping[str, Sequence[TextFile]], size: int) -> Iterator[str]:
-    """About `size` lines, evenly spaced over each language's files: always the same ones."""
+    """About `size` lines, evenly spaced over each language's files: always the same ones.
+
+    Each distinct line of a language comes once: one with many partners, whose lines are in the
+    text of them all, would otherwise outweigh the others.
+    """
     languages = sorted(texts)
     available = [sum(file.num_lines for file in texts[language]) for language in languages]
     shares = share_out(available, size)
     for language, total, share in zip(languages, available, shares, strict=True):
         number = 0
+        seen: set[int] = set()
         for file in texts[language]:
             for line in written_lines(file.path):
                 if (number + 1) * share // total > number * share // total:
-                    yield line
+                    key = hash(line)  # the lines themselves would take more memory
+                    if key not in seen:
+                        seen.add(key)
+                        yield line
                 number += 1

@@ -69,13 +69,13 @@ def read_model(path: Path, *, flag: str) -> Subwords:
 
 
 def learn_subwords(
-    lines: Iterable[str], *, vocab_size: int, character_coverage: float | None = None
+    lines: Iterable[str], *, vocab_size: int, character_coverage: float = 1.0
 ) -> Subwords:
     """BPE of at most `vocab_size` pieces, four of them special, learned from the lines.
 
     Deterministic. Fewer pieces come out where the text does not yield that many.
     `character_coverage` is the share of the text's characters that pieces cover; the rest,
-    the rarest, become <unk>. None: every character has a piece.
+    the rarest, become <unk>.
 
     Raises:
         CorpusError: `vocab_size` cannot hold the characters, or sentencepiece fails otherwise.
@@ -88,7 +88,7 @@ def learn_subwords(
             model_type="bpe",
             vocab_size=vocab_size,
             hard_vocab_limit=False,
-            character_coverage=1.0 if character_coverage is None else character_coverage,
+            character_coverage=character_coverage,
             max_sentence_length=1 << 16,
             # Reserved, so that a "<pad>" in some text never becomes fairseq's padding.
             pad_id=3,
@@ -96,22 +96,17 @@ def learn_subwords(
             minloglevel=2,
         )
     except RuntimeError as error:
-        if character_coverage is None:
-            raise _whole_coverage_error(vocab_size, error) from None
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no reason given"
-        raise CorpusError(
-            f"--vocab-size ({vocab_size}), --character-coverage ({character_coverage}): "
-            f"sentencepiece could not learn from the training text ({reason}); more pieces or "
-            "less coverage may do"
-        ) from None
+        raise _learning_error(error, vocab_size, character_coverage) from None
     return Subwords(model.getvalue())
 
 
-def _whole_coverage_error(vocab_size: int, error: RuntimeError) -> CorpusError:
+def _learning_error(error: RuntimeError, vocab_size: int, coverage: float) -> CorpusError:
     # "Vocabulary size is smaller than required_chars. 5 vs 14." The second holds every character.
     if found := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
+        rarer = f", or less --character-coverage than {coverage:g}" if coverage < 1 else ""
         return CorpusError(
             f"--vocab-size ({vocab_size}) is too small for the characters of the training text; "
-            f"{found[1]} is the least that holds them, a few thousand is usual"
+            f"{found[1]} is the least that holds them, a few thousand is usual{rarer}"
         )
-    return CorpusError(f"sentencepiece could not learn from the training text: {error}")
+    reason = " ".join(str(error).split()) or "no reason given"
+    return CorpusError(f"sentencepiece could not learn from the training text: {reason}")

@@ -76,9 +76,7 @@ class _Reader:
     def held_out_stage(self, pair: Pair) -> Stage:
         """The sets that are not trained on, and which sentences are in them."""
         outputs = [
-            path
-            for split in ("valid", "test")
-            for path in _paths(self.plan.folder.text(split, pair))
+            path for split in ("valid", "test") for path in self.plan.folder.text(split, pair).files
         ]
         hashes = [self._hashes(kind, pair) for kind in ("held_out", "test")]
         return Stage(
@@ -94,7 +92,7 @@ class _Reader:
         return Stage(
             f"text {pair}",
             self.plan.text_settings,
-            _paths(output),
+            list(output.files),
             partial(self._write_training, pair),
         )
 
@@ -139,12 +137,8 @@ class _Reader:
         return self.plan.folder.work / "sentences" / f"{kind}.{pair}.bin"
 
 
-def _paths(files: TextPair) -> list[Path]:
-    return [files.source, files.target]
-
-
 def _sentences(files: TextPair, pair: Pair) -> Iterator[int]:
-    for language, path in zip(pair.languages, _paths(files), strict=True):
+    for language, path in zip(pair.languages, files.files, strict=True):
         for line in written_lines(path):
             yield sentence_hash(language, line)
 

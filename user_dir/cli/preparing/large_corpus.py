@@ -13,7 +13,7 @@ from user_dir.cli.preparing.large_plan import Folder, PairText, Plan
 from user_dir.cli.preparing.prepared_folder import binarise, step
 from user_dir.cli.preparing.segmentation_stage import write_segmentation
 from user_dir.errors import CorpusError
-from user_dir.text.corpus import SPLITS, Corpus, side_name, write_language_lists
+from user_dir.text.corpus import SPLITS, side_name, write_language_lists
 from user_dir.text.large.encoding import encode_files, read_counts, write_counts
 from user_dir.text.large.resumable import Facts, Stage, StageLog
 from user_dir.text.lines import write_lines
@@ -42,7 +42,16 @@ def is_finished(log: StageLog, plan: Plan) -> bool:
 
 
 def run_last_stages(log: StageLog, plan: Plan, texts: Sequence[PairText]) -> None:
-    """Subwords, pieces, dictionary, binarised data: from cleaned text to the prepared folder."""
+    """From cleaned text to the prepared folder; what was only needed meanwhile goes."""
+    make_corpus(log, plan, texts)
+    if not plan.given.keep_work:
+        _remove_work(plan.folder)
+    written = [path.name for path in plan.folder.segmentation_files if path.exists()]
+    step(f"wrote {plan.folder.out}: raw, {', '.join(written)}, bin")
+
+
+def make_corpus(log: StageLog, plan: Plan, texts: Sequence[PairText]) -> None:
+    """Subwords, pieces, dictionary, binarised data."""
     folder = plan.folder
     # Several pairs go side by side; a single one is divided among the workers.
     outer, inner = (plan.given.workers, 1) if len(texts) > 1 else (1, plan.given.workers)
@@ -66,10 +75,6 @@ def run_last_stages(log: StageLog, plan: Plan, texts: Sequence[PairText]) -> Non
     last = _last_stage(plan, texts, kept)
     log.forget(last)  # it takes no time, and its settings do not tell of other input
     log.run(last)
-    if not plan.given.keep_work:
-        _remove_work(folder)
-    written = [path.name for path in folder.segmentation_files if path.exists()]
-    step(f"wrote {folder.out}: raw, {', '.join(written)}, bin")
 
 
 def _last_stage(plan: Plan, texts: Sequence[PairText], kept: Sequence[Facts] = ()) -> Stage:
@@ -86,7 +91,7 @@ def _encoding_stage(plan: Plan, text: PairText, *, workers: int) -> Stage:
         path
         for split in SPLITS
         for files in (folder.raw(split, text.pair), folder.pieces(split, text.pair))
-        for path in (files.source, files.target)
+        for path in files.files
     ]
     return Stage(
         f"pieces {text.pair}",
@@ -176,8 +181,7 @@ def _finish(plan: Plan, texts: Sequence[PairText], kept: Sequence[Facts]) -> Fac
     for text in texts:
         for path in sorted(folder.binary(text.pair).iterdir()):
             _link(path, partial_bin / path.name)
-    corpus = Corpus(directions=plan.directions, texts={})
-    write_language_lists(corpus, partial_bin)
+    write_language_lists(plan.directions, partial_bin)
     # The name under which users of the paper's release look for the languages.
     shutil.copyfile(partial_bin / "langs.txt", partial_bin / "lang_dict.txt")
     for split in ("valid", "test"):

@@ -1,17 +1,14 @@
-"""What the commands that prepare a corpus share: options and the prepared folder."""
+"""What the commands that prepare a corpus share: options, messages, fairseq's preprocessing."""
 
 import argparse
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from user_dir.option_values import positive
-from user_dir.text.corpus import SPLITS, Corpus, write_language_lists, write_pieces, write_raw
+from user_dir.text.corpus import SPLITS
 from user_dir.text.leftovers import name_without
 from user_dir.text.pairs import Pair
-from user_dir.text.subwords import learn_subwords
-from user_dir.text.whole_output import new_folder
 
 
 def add_output_options(
@@ -35,26 +32,6 @@ def add_output_options(
 def step(text: str) -> None:
     """Tell the user what was done; flushed, for pipes and job logs."""
     print(text, flush=True)
-
-
-def write_prepared_folder(corpus: Corpus, out: Path, *, vocab_size: int, overwrite: bool) -> None:
-    """Write raw text, subword model, binarised data and language lists (docs/corpora.md)."""
-    with new_folder(out, overwrite=overwrite) as folder:
-        write_raw(corpus, folder / "raw")
-        for split in SPLITS:
-            count = sum(len(corpus.texts[split, pair][0]) for pair in corpus.pairs)
-            step(f"{split}: {count:,} sentence pairs, for {len(corpus.directions)} direction(s)")
-        subwords = learn_subwords(corpus.training_text(), vocab_size=vocab_size)
-        subwords.save(folder)
-        step(f"sentencepiece BPE on the training text: {len(subwords.pieces)} pieces")
-        pieces = folder / "pieces"
-        write_pieces(corpus, subwords, pieces)
-        for pair in corpus.pairs:
-            binarise(pair, pieces, folder / "bin")
-        shutil.rmtree(pieces)
-        write_language_lists(corpus, folder / "bin")
-        step(f"binarised with fairseq: {', '.join(map(str, corpus.pairs))}")
-    step(f"wrote {out}: raw, spm.model, spm.vocab, bin")
 
 
 def binarise(

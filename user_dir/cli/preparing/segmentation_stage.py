@@ -40,6 +40,6 @@ def _by_language(texts: Sequence[PairText]) -> dict[str, list[TextFile]]:
     by_language: dict[str, list[TextFile]] = {}
     for text in texts:
         for part, lines in zip(text.parts["train"], text.train_lines, strict=True):
-            for language, path in zip(text.pair.languages, (part.source, part.target), strict=True):
+            for language, path in zip(text.pair.languages, part.files, strict=True):
                 by_language.setdefault(language, []).append(TextFile(path, lines))
     return by_language

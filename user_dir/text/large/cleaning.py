@@ -73,7 +73,7 @@ def write_cleaned(
     dropped: Counter[str] = Counter()
     test_overlap = 0
     with (
-        PairWriter(output.source, output.target) as writer,
+        PairWriter(*output.files) as writer,
         closing(cleaned(texts, pair, workers=workers, dropped=dropped)) as pairs,
     ):
         for number, sides in enumerate(pairs, start=1):

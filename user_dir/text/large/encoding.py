@@ -36,6 +36,11 @@ class TextPair:
     source: Path
     target: Path
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Both, source first."""
+        return self.source, self.target
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -64,8 +69,8 @@ def encode_files(
     chunks = (chunk for part in parts for chunk in _chunks(part))
     encode = partial(encode_lines, corpus, limits)
     with (
-        PairWriter(raw.source, raw.target) as texts,
-        PairWriter(pieces.source, pieces.target) as encoded,
+        PairWriter(*raw.files) as texts,
+        PairWriter(*pieces.files) as encoded,
         closing(map_in_order(encode, chunks, workers=workers)) as results,
     ):
         for result in results:

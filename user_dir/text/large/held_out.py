@@ -62,7 +62,7 @@ def write_held_out(
                 f"--{split}-lines ({size}): {pair} has too few different sentences to hold out so "
                 f"many; ask for fewer than {found + 1}, or name a --{split} set"
             )
-        with PairWriter(outputs[split].source, outputs[split].target) as writer:
+        with PairWriter(*outputs[split].files) as writer:
             for _, sides in sorted(drawn[split].pairs.items()):
                 writer.write(*sides)
                 hashes.update(map(sentence_hash, pair.languages, sides))

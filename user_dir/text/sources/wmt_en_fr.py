@@ -152,8 +152,7 @@ def write_training_text(
     with ExitStack() as stack:
         streams = [stack.enter_context(_open_text(place, member)) for member in source.members]
         writers = {
-            split: stack.enter_context(PairWriter(pair.source, pair.target))
-            for split, pair in files.items()
+            split: stack.enter_context(PairWriter(*pair.files)) for split, pair in files.items()
         }
         chunks = read_aligned(streams[0], streams[1], names=_names(place, source))
         results = stack.enter_context(closing(map_in_order(_clean, chunks, workers=workers)))
@@ -192,7 +191,7 @@ def write_test_text(place: Path, files: TextPair) -> int:
             f"{place}: {TEST.members[0]} has {len(sides[0])} sentences but {TEST.members[1]} has "
             f"{len(sides[1])}; get the archive again"
         )
-    for path, side in zip((files.source, files.target), sides, strict=True):
+    for path, side in zip(files.files, sides, strict=True):
         write_lines(path, side)
     return len(sides[0])
 

@@ -87,6 +87,14 @@ def test_a_sample_is_spread_over_all_files_and_always_the_same(tmp_path):
     assert len(list(sample_lines(texts, 1000))) == 104
 
 
+def test_a_line_of_many_pairs_is_drawn_once_for_its_language(tmp_path):
+    for name, lines in ("a.en", "one\ntwo\none\n"), ("b.en", "one\nthree\n"), ("b.fr", "one\n"):
+        (tmp_path / name).write_text(lines)
+    english = [TextFile(tmp_path / "a.en", 3), TextFile(tmp_path / "b.en", 2)]
+    drawn = list(sample_lines({"en": english, "fr": [TextFile(tmp_path / "b.fr", 1)]}, 100))
+    assert drawn == ["one", "two", "three", "one"]
+
+
 def test_rare_characters_are_left_to_unk():
     lines = ["a red ball and a dog"] * 200 + ["猫"]
     whole = learn_subwords(lines, vocab_size=60, character_coverage=1.0)
