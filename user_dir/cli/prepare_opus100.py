@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from user_dir.cli.command import run_command
+from user_dir.cli.preparing.first_stages import Reading, read_texts
 from user_dir.cli.preparing.large_corpus import file_identity, is_finished, run_last_stages
 from user_dir.cli.preparing.large_options import LargeOptions, add_large_options
-from user_dir.cli.preparing.large_plan import Folder, PairText, Plan
+from user_dir.cli.preparing.large_plan import Folder, Plan
 from user_dir.cli.preparing.prepared_folder import step
 from user_dir.errors import CorpusError
-from user_dir.text.corpus import SPLITS
 from user_dir.text.large.encoding import Limits
 from user_dir.text.large.resumable import Facts, Stage, StageLog
 from user_dir.text.pairs import Pair
@@ -25,10 +25,8 @@ from user_dir.text.sources.opus100 import (
     find_supervised,
     names_of,
     published_pairs,
-    split_files,
+    texts_of,
     unpack,
-    write_pair_text,
-    write_test_hashes,
 )
 
 COMMAND = "multilingual_preprocess"
@@ -79,9 +77,12 @@ def _prepare(args: argparse.Namespace) -> None:
         directions, pairs = choose(args.directions, published_pairs(supervised))
         step(f"{len(directions)} directions, {len(pairs)} language pairs from {supervised}")
         plan = _plan(args, inputs, directions)
-        run_last_stages(
-            log, plan, _read(log, plan, supervised, pairs, dropped=args.drop_test_overlap)
+        reading = Reading(
+            {pair: texts_of(supervised, pair) for pair in pairs},
+            drop_test_overlap=args.drop_test_overlap,
+            drop_undecodable=True,
         )
+        run_last_stages(log, plan, read_texts(log, plan, reading))
 
 
 def _plan(args: argparse.Namespace, inputs: list[list[Any]], directions: list[Pair]) -> Plan:
@@ -107,8 +108,8 @@ def _inputs(args: argparse.Namespace, *, or_nothing: bool = False) -> list[list[
             raise CorpusError(f"--tarball ({args.tarball}): {error.strerror}") from None
         raise
     _, pairs = choose(args.directions, published_pairs(supervised))
-    found = [split_files(supervised, pair, split) for pair in pairs for split in SPLITS]
-    return file_identity(path for one in found if one for path in (one.source, one.target))
+    splits = [texts for pair in pairs for texts in texts_of(supervised, pair).values()]
+    return file_identity(path for texts in splits for text in texts for path in text.files)
 
 
 def _unpacked(log: StageLog, args: argparse.Namespace, inputs: list[list[Any]]) -> Path:
@@ -121,67 +122,6 @@ def _unpacked(log: StageLog, args: argparse.Namespace, inputs: list[list[Any]]) 
 
 def _unpack(args: argparse.Namespace, folder: Path) -> Facts:
     return {"pairs": unpack(args.tarball, folder, names_of(args.directions), step)}
-
-
-def _read(
-    log: StageLog, plan: Plan, supervised: Path, pairs: Sequence[Pair], *, dropped: bool
-) -> list[PairText]:
-    """Clean all pairs side by side."""
-    hashes = plan.folder.work / "test_sentences.bin"
-    log.run(
-        Stage(
-            "test sentences",
-            plan.text_settings,
-            [hashes],
-            partial(_write_hashes, supervised, pairs, hashes),
-        )
-    )
-    outputs = {pair: {split: plan.folder.text(split, pair) for split in SPLITS} for pair in pairs}
-    stages = [
-        Stage(
-            f"text {pair}",
-            plan.text_settings,
-            [path for one in files.values() for path in (one.source, one.target)],
-            partial(
-                write_pair_text,
-                supervised,
-                pair,
-                files,
-                test_hashes=hashes,
-                drop_test_overlap=dropped,
-            ),
-        )
-        for pair, files in outputs.items()
-    ]
-    facts = log.run_all("text", stages, workers=plan.given.workers)
-    _tell_text(pairs, facts, dropped=dropped)
-    return [
-        PairText(
-            pair,
-            {split: [outputs[pair][split]] for split in one["lines"]},
-            [one["lines"]["train"]],
-        )
-        for pair, one in zip(pairs, facts, strict=True)
-    ]
-
-
-def _write_hashes(supervised: Path, pairs: Sequence[Pair], path: Path) -> Facts:
-    return {"sentences": write_test_hashes(supervised, pairs, path)}
-
-
-def _tell_text(pairs: Sequence[Pair], facts: Sequence[Facts], *, dropped: bool) -> None:
-    for pair, one in zip(pairs, facts, strict=True):
-        for split, reasons in one["dropped"].items():
-            if reasons:
-                what = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-                step(f"  {pair}, {split}: dropped {what}")
-        if one["test_overlap"]:
-            done = "dropped" if dropped else "kept (--drop-test-overlap drops them)"
-            step(f"  {pair}: {one['test_overlap']:,} training pairs are in test sets, {done}")
-        if missing := [split for split in SPLITS if split not in one["lines"]]:
-            step(f"  {pair}: has no {' and no '.join(missing)} set")
-    total = sum(one["test_overlap"] for one in facts)
-    step(f"training pairs with a sentence of any test set: {total:,}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Reading:
     texts: Mapping[Pair, Mapping[str, Sequence[ParallelText]]]
     held_out: Mapping[str, int] = field(default_factory=dict)
     drop_test_overlap: bool = False
+    drop_undecodable: bool = False  # instead of ending with an error: nobody mends a public corpus
 
     def missing(self, pair: Pair) -> dict[str, int]:
         """The splits that are held out for a pair."""
@@ -102,13 +103,17 @@ class _Reader:
         outputs = {split: self.plan.folder.text(split, pair) for split in SPLITS}
         for split in ("valid", "test"):
             if texts[split]:
-                facts[split] = write_cleaned(
-                    texts[split], pair, outputs[split], workers=self.inner, tell=step
-                )
+                facts[split] = self._write_cleaned(pair, split)
         hashes: set[int] = set()
         missing = self.reading.missing(pair)
         if missing:
-            pairs = cleaned(texts["train"], pair, workers=self.inner, dropped=Counter())
+            pairs = cleaned(
+                texts["train"],
+                pair,
+                workers=self.inner,
+                dropped=Counter(),
+                drop_undecodable=self.reading.drop_undecodable,
+            )
             with closing(pairs):
                 hashes = write_held_out(pairs, pair, missing, outputs)
             facts |= {split: {"lines": size} for split, size in missing.items()}
@@ -122,14 +127,25 @@ class _Reader:
             read_hashes(self._hashes(kind, other) for other in self.reading.texts)
             for kind in ("held_out", "test")
         )
+        return self._write_cleaned(pair, "train", held_out=held_out, in_tests=in_tests)
+
+    def _write_cleaned(
+        self,
+        pair: Pair,
+        split: str,
+        *,
+        held_out: frozenset[int] = frozenset(),
+        in_tests: frozenset[int] = frozenset(),
+    ) -> Facts:
         return write_cleaned(
-            self.reading.texts[pair]["train"],
+            self.reading.texts[pair][split],
             pair,
-            self.plan.folder.text("train", pair),
+            self.plan.folder.text(split, pair),
             workers=self.inner,
             held_out=held_out,
             in_tests=in_tests,
             drop_test_overlap=self.reading.drop_test_overlap,
+            drop_undecodable=self.reading.drop_undecodable,
             tell=step,
         )
 

@@ -37,14 +37,20 @@ class ParallelText(Protocol):
 
 
 def cleaned(
-    texts: Sequence[ParallelText], pair: Pair, *, workers: int, dropped: Counter[str]
+    texts: Sequence[ParallelText],
+    pair: Pair,
+    *,
+    workers: int,
+    dropped: Counter[str],
+    drop_undecodable: bool,
 ) -> Generator[tuple[str, str], None, None]:
     """The cleaned sentences of some texts in the pair's order; counts the reasons of the others.
 
-    Raises `CorpusError` for bytes that are no UTF-8, naming file and line.
+    Bytes that are no UTF-8 are one of these with `drop_undecodable`; else they are a `CorpusError`
+    that names file and line.
     """
     for text in texts:
-        clean = partial(clean_pairs, names=text.names)
+        clean = partial(clean_pairs, names=None if drop_undecodable else text.names)
         with closing(map_in_order(clean, text.read(), workers=workers)) as results:
             for result in results:
                 dropped.update(result.dropped)
@@ -57,10 +63,11 @@ def write_cleaned(
     pair: Pair,
     output: TextPair,
     *,
-    workers: int = 1,
-    held_out: frozenset[int] = frozenset(),
-    in_tests: frozenset[int] = frozenset(),
-    drop_test_overlap: bool = False,
+    workers: int,
+    held_out: frozenset[int],
+    in_tests: frozenset[int],
+    drop_test_overlap: bool,
+    drop_undecodable: bool,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Clean some texts into one.
@@ -74,7 +81,11 @@ def write_cleaned(
     test_overlap = 0
     with (
         PairWriter(*output.files) as writer,
-        closing(cleaned(texts, pair, workers=workers, dropped=dropped)) as pairs,
+        closing(
+            cleaned(
+                texts, pair, workers=workers, dropped=dropped, drop_undecodable=drop_undecodable
+            )
+        ) as pairs,
     ):
         for number, sides in enumerate(pairs, start=1):
             if number % _PROGRESS_LINES == 0:

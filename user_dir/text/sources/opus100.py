@@ -1,18 +1,13 @@
-"""OPUS-100 v1.0 as it is published: finding, unpacking and cleaning its language pairs."""
+"""OPUS-100 v1.0 as it is published: finding and unpacking its language pairs."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from user_dir.errors import CorpusError
-from user_dir.text.large.encoding import TextPair
-from user_dir.text.large.parallel_lines import PairWriter, clean_pairs, read_aligned
-from user_dir.text.large.sentence_hashes import read_hashes, sentence_hash, write_hashes
 from user_dir.text.pairs import Pair, parse_directions
 from user_dir.text.sources.archives import copy_stream, each_file
+from user_dir.text.sources.formats.two_files import TwoFiles
 
 # fairseq's names of the splits and OPUS-100's.
 SPLITS = {"train": "train", "valid": "dev", "test": "test"}
@@ -89,79 +84,20 @@ def names_of(directions: str) -> set[str] | None:
     return {str(name) for one in wanted for name in (one, one.reversed())}
 
 
-def split_files(supervised: Path, pair: Pair, split: str) -> TextPair | None:
-    """The published files of one split, None if the pair has no such split.
+def texts_of(supervised: Path, pair: Pair) -> dict[str, list[TwoFiles]]:
+    """The published text of each split of a pair; not all pairs have validation and test sets.
 
-    Raises `CorpusError` if one of the two sides is missing.
+    Raises `CorpusError` if one of two sides is missing.
     """
-    stem = supervised / str(pair) / f"opus.{pair}-{SPLITS[split]}"
-    paths = [stem.with_name(f"{stem.name}.{language}") for language in pair.languages]
-    missing = [path for path in paths if not path.is_file()]
-    if len(missing) == 2 and split != "train":
-        return None
-    if missing:
-        raise CorpusError(f"{missing[0]}: no such file, but the pair {pair} needs it")
-    return TextPair(paths[0], paths[1])
-
-
-def write_test_hashes(supervised: Path, pairs: Sequence[Pair], path: Path) -> int:
-    """Write a hash of every line of every test set with its language; returns how many."""
-    hashes: set[int] = set()
-    for pair in pairs:
-        files = split_files(supervised, pair, "test")
-        if files is None:
-            continue
-        with files.source.open("rb") as source, files.target.open("rb") as target:
-            names = str(files.source), str(files.target)
-            for lines in read_aligned(source, target, names=names):
-                for _, *texts in clean_pairs(lines).pairs:
-                    hashes.update(map(sentence_hash, pair.languages, texts))
-    write_hashes(path, hashes)
-    return len(hashes)
-
-
-def write_pair_text(
-    supervised: Path,
-    pair: Pair,
-    outputs: dict[str, TextPair],
-    *,
-    test_hashes: Path,
-    drop_test_overlap: bool,
-) -> dict[str, Any]:
-    """Clean the splits of one pair and look for training sentences that some test set holds.
-
-    Returns {split: lines}, why pairs were dropped, and the number of training pairs of which a
-    side, in its language, is a sentence of any test set.
-    """
-    in_tests = read_hashes([test_hashes])
-    facts: dict[str, Any] = {"lines": {}, "dropped": {}, "test_overlap": 0}
-    for split, output in outputs.items():
-        files = split_files(supervised, pair, split)
-        if files is None:
-            continue
-        dropped: Counter[str] = Counter()
-        with ExitStack() as stack:
-            writer = stack.enter_context(PairWriter(output.source, output.target))
-            source = stack.enter_context(files.source.open("rb"))
-            target = stack.enter_context(files.target.open("rb"))
-            names = str(files.source), str(files.target)
-            for lines in read_aligned(source, target, names=names):
-                cleaned = clean_pairs(lines)
-                dropped.update(cleaned.dropped)
-                for _, *texts in cleaned.pairs:
-                    if split == "train" and any(
-                        sentence_hash(language, text) in in_tests
-                        for language, text in zip(pair.languages, texts, strict=True)
-                    ):
-                        facts["test_overlap"] += 1
-                        if drop_test_overlap:
-                            continue
-                    writer.write(*texts)
-            facts["lines"][split] = writer.num_lines
-        facts["dropped"][split] = dict(dropped)
-        if not facts["lines"][split]:
-            raise CorpusError(f"{files.source}: no pair of lines is left after cleaning")
-    return facts
+    texts = {}
+    for split, name in SPLITS.items():
+        stem = f"opus.{pair}-{name}"
+        source, target = (supervised / str(pair) / f"{stem}.{one}" for one in pair.languages)
+        missing = [path for path in (source, target) if not path.is_file()]
+        if missing and (len(missing) == 1 or split == "train"):
+            raise CorpusError(f"{missing[0]}: no such file, but the pair {pair} needs it")
+        texts[split] = [] if missing else [TwoFiles(pair, (source, target))]
+    return texts
 
 
 def _from_english_first(pair: Pair) -> tuple[Pair, Pair]:
