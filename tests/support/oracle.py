@@ -50,6 +50,7 @@ def route_rank(
     bias_E: Tensor | None = None,
     nodes: tuple[int, int] | None = None,
     targets_E: Tensor | None = None,
+    scale_TK: Tensor | None = None,
 ) -> RankResult:
     """One rank's GShard (top_k 2) or Switch (top_k 1) layer, token by token.
 
@@ -59,6 +60,7 @@ def route_rank(
         kind: of the probabilities.
         bias_E: added to them where experts are compared.
         nodes: how many the experts lie on, and on how many a token's may lie.
+        scale_TK: what the weight of each choice is multiplied with.
         targets_E: shares that the balance loss draws to; equal ones by default.
     """
     values_TD = x_TD if values_TD is None else values_TD
@@ -115,6 +117,8 @@ def route_rank(
             if top_k == 2:
                 counted = list(ids) if normalize_before else survivors
                 weight = weight / sum(weights[d] for d in counted)
+            if scale_TK is not None:
+                weight = weight * scale_TK[t, c]
             y = y + weight * feed_forward(values_TD[t], experts[ids[c]])
         outputs.append(y)
     if kind == "sigmoid":

@@ -78,6 +78,8 @@ BY_THRESHOLD = {"scomoe_partition": "threshold"}
 BY_TOKEN = {"token_cluster": True, "cluster_by": "token"}
 BY_LANGUAGE = {"token_cluster": True, "cluster_by": "language"}
 BY_CENTROID = {"token_cluster": True, "cluster_by": "kmeans", "cluster_warmup": 10}
+SHARED = {"moe_shared_expert_ffn_dim": 20}
+MASKS = {"moe_eom": 0.3, "moe_fom": 0.2}
 BIAS = {"moe_balance": "bias"}
 DROPOUT = {"moe_gating_dropout": 0.999}
 BY_NODE = {"ratio1": 0}
@@ -166,6 +168,21 @@ CASES = [
     StackCase("bias, one node a token", {**BIAS, "moe_limit_nodes": 1}, reaches=GLOBAL_ONLY),
     StackCase("bias, sigmoid, seq", {**BIAS, "moe_gate": "sigmoid", **SEQ}),
     StackCase("bias, switch, feat", {**BIAS, "moe_top1_expert": True, **FEAT}),
+    StackCase("shared expert", {"moe_shared_expert_ffn_dim": 20, **SEQ}),
+    StackCase("shared expert, feat, ragged", {**FEAT, **SHARED}, lengths=RAGGED),
+    StackCase("conditional routing", {"moe_cmr": True}, reaches=GLOBAL_ONLY),
+    StackCase(
+        "conditional routing, dropout, seq, cluster",
+        {"moe_cmr": True, "moe_cmr_dropout": 0.3, **CLUSTER, **SEQ},
+        with_noise=True,
+    ),
+    StackCase("masks", MASKS, with_noise=True, reaches=GLOBAL_ONLY),
+    StackCase("masks, seq", {**MASKS, **SEQ}, with_noise=True),
+    StackCase("masks, feat", {**MASKS, **FEAT}, with_noise=True),
+    StackCase(
+        "masks, switch", {**MASKS, "moe_top1_expert": True}, with_noise=True, reaches=("global",)
+    ),
+    StackCase("masks, evaluation", {**MASKS, **SEQ}, training=False, drops=False),
     StackCase("shares by distance", {"moe_topology_shares": "0.5,0.3,0.2"}, reaches=GLOBAL_ONLY),
     StackCase("dropout", DROPOUT, with_noise=True, drops=False, reaches=("local",)),
     StackCase("dropout, seq", {**DROPOUT, **SEQ}, with_noise=True, drops=False, reaches=("local",)),

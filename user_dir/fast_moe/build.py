@@ -21,6 +21,9 @@ from user_dir.fast_moe.gating_dropout import GatingDropout
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
+from user_dir.fast_moe.output_masking import OutputMasking
+from user_dir.fast_moe.shared_expert import MixingGate, SharedExpert
+from user_dir.fast_moe.shared_options import SharedOptions
 from user_dir.fast_moe.tokens.partition import TokenPartition
 
 
@@ -105,6 +108,8 @@ def build_moe_layer(
         everywhere_at_evaluation=config.inference_partition == "everywhere",
         balance=_build_balance(parts),
         dropout=GatingDropout(config.gate.dropout, skips=config.gate.dropout_skips),
+        masking=OutputMasking(config.shared.expert_masking, config.shared.final_masking),
+        shared=_build_shared(config.shared, sizes),
     )
 
 
@@ -151,6 +156,21 @@ def _build_balance(parts: MoeParts) -> Balance:
         bias=bias,
         topology_shares=options.topology_shares,
         z_loss_weight=options.z_loss_weight,
+    )
+
+
+def _build_shared(options: SharedOptions, sizes: ExpertSizes) -> SharedExpert | None:
+    mixing = None
+    if options.conditional:
+        mixing = MixingGate(options.gate_dropout, options.budget, options.budget_weight)
+    elif options.ffn_dim is None:
+        return None
+    return SharedExpert(
+        dim=sizes.dim,
+        hidden_dim=options.ffn_dim or sizes.hidden_dim,
+        activation_fn=sizes.activation_fn,
+        activation_dropout=sizes.activation_dropout,
+        mixing=mixing,
     )
 
 

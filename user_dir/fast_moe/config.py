@@ -11,6 +11,7 @@ from user_dir.errors import UserError
 from user_dir.fast_moe.gate_options import GateOptions, require
 from user_dir.fast_moe.layout.reach import Shares
 from user_dir.fast_moe.routing.slots import evaluation_capacity, expert_capacity
+from user_dir.fast_moe.shared_options import SharedOptions
 
 EXPERT_GRAD_RULES = ("world_size", "sqrt_world_size")
 SCOMOE_TYPES = ("none", "seq", "feat")
@@ -63,6 +64,7 @@ class MoeConfig:
     encoder_freq: int
     decoder_freq: int
     gate: GateOptions
+    shared: SharedOptions
     capacity_factor: float
     eval_capacity_token_fraction: float
     normalize_expert_grad: str
@@ -99,6 +101,7 @@ class MoeConfig:
             encoder_freq=read("encoder_moe_freq", freq),
             decoder_freq=read("decoder_moe_freq", freq),
             gate=GateOptions.read(read),
+            shared=SharedOptions.read(read),
             capacity_factor=read("capacity_factor", 1.0),
             eval_capacity_token_fraction=read("moe_eval_capacity_token_fraction", 0.0),
             normalize_expert_grad=read("moe_normalize_expert_grad", "world_size"),
@@ -191,6 +194,7 @@ class MoeConfig:
                 f"{self.cluster_by}; leave --gate-type out"
             )
         self.gate.check()
+        self.shared.check()
         assert self.shares  # raises where the ratios are wrong
 
     @property

@@ -41,11 +41,13 @@ from user_dir.fast_moe.gates import GShardGate, SwitchGate
 from user_dir.fast_moe.gating_dropout import GatingDropout
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.output_masking import OutputMasking
 from user_dir.fast_moe.report import MoeReport, make_report
+from user_dir.fast_moe.shared_expert import SharedExpert
 from user_dir.fast_moe.tokens.partition import REACH_IDS, TokenPartition, select_experts
 from user_dir.fast_moe.tokens.ranked import RankedTokens
 
-NO_DROPOUT = GatingDropout()
+NO_DROPOUT, NO_MASKING = GatingDropout(), OutputMasking()
 
 
 class EfficientMoeLayer(nn.Module):
@@ -64,6 +66,8 @@ class EfficientMoeLayer(nn.Module):
         everywhere_at_evaluation: give all tokens of SEQ the whole reach then.
         balance: keeps the load of the experts even.
         dropout: lets tokens stay on their rank in some updates.
+        masking: takes outputs for 0 at random.
+        shared: what every token passes beside its experts.
     """
 
     def __init__(
@@ -82,11 +86,13 @@ class EfficientMoeLayer(nn.Module):
         everywhere_at_evaluation: bool = False,
         balance: Balance | None = None,
         dropout: GatingDropout = NO_DROPOUT,
+        masking: OutputMasking = NO_MASKING,
+        shared: SharedExpert | None = None,
     ):
         super().__init__()
         self.overlap = overlap
         self.everywhere_at_evaluation = everywhere_at_evaluation
-        self.dropout = dropout
+        self.dropout, self.masking = dropout, masking
         self.gate = gate
         self.experts = experts
         self.topology = topology
@@ -97,6 +103,7 @@ class EfficientMoeLayer(nn.Module):
         self.projection = nn.ModuleList(projection) if projection else None
         self.partition = partition
         self.balance = balance or Balance()
+        self.shared = shared
         for reach in (Reach.GLOBAL, *self.shares.reaches()):  # one order on all processes
             topology.plan(reach)
 
@@ -114,7 +121,7 @@ class EfficientMoeLayer(nn.Module):
         part = self._route(z_VTE, tokens.is_pad_VT, reach, tokens, everybody=True)
         trips = [self._trip(x_VTD, part, self.experts, tokens, everybody=True)]
         (y_VTD,) = run_trips(trips, overlap=self.overlap)
-        return y_VTD, self._report([part], trips, z_VTE, tokens)
+        return self._finish(x_VTD, y_VTD, [part], trips, z_VTE, tokens)
 
     def scomoe_seq(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """SCoMoE-Seq: a share of a rank's tokens stays there, another one in the node.
@@ -130,7 +137,7 @@ class EfficientMoeLayer(nn.Module):
         ]
         trips = [self._trip(x_VTD, part, self.experts, tokens) for part in parts]
         y_VTD = torch.stack(run_trips(trips, overlap=self.overlap)).sum(0)
-        return y_VTD, self._report(parts, trips, z_VTE, tokens)
+        return self._finish(x_VTD, y_VTD, parts, trips, z_VTE, tokens)
 
     def scomoe_dmodel(
         self, x_VTD: Tensor, tokens: RankedTokens, *, stays: bool = False
@@ -156,14 +163,14 @@ class EfficientMoeLayer(nn.Module):
                 trips.append(self._trip(slice_VTD, part, experts, tokens, everybody=True))
                 parts.append(part)
         y_VTD = torch.cat(run_trips(trips, overlap=self.overlap), dim=-1)
-        return after(y_VTD), self._report(parts, trips, z_VTE, tokens)
+        return self._finish(x_VTD, after(y_VTD), parts, trips, z_VTE, tokens)
 
     def _skip(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """No expert for any token."""
         z_VTE = self.gate.logits(x_VTD)
         nobody_VT = torch.ones_like(tokens.is_pad_VT)
         part = self._route(z_VTE, nobody_VT, Reach.LOCAL, tokens, everybody=True)
-        return torch.zeros_like(x_VTD), self._report([part], [], z_VTE, tokens)
+        return self._finish(x_VTD, torch.zeros_like(x_VTD), [part], [], z_VTE, tokens)
 
     @property
     def _divides_tokens(self) -> bool:
@@ -205,7 +212,12 @@ class EfficientMoeLayer(nn.Module):
             bias_V1E=self.balance.bias_of(experts_VE),
             num_nodes=topology.layout.num_nodes if reach is Reach.GLOBAL else 1,
         )
-        return RoutedPart(reach, gated.routing, experts_VE, gated)
+        routing = gated.routing
+        if self.masking.is_on:
+            routing = self.masking.apply(
+                routing, tokens.noise, layer=self.name, topology=self.topology
+            )
+        return RoutedPart(reach, routing, experts_VE, gated)
 
     def _trip(
         self,
@@ -244,21 +256,32 @@ class EfficientMoeLayer(nn.Module):
         waste = 1 if tokens.is_pad_VT.device.type == "cpu" else 2
         return max(1, largest) if num_experts <= waste * self.capacity.top_k else None
 
-    def _report(
+    def _finish(
         self,
+        x_VTD: Tensor,
+        y_VTD: Tensor,
         parts: Sequence[RoutedPart],
         trips: Sequence[Trip],
         z_VTE: Tensor,
         tokens: RankedTokens,
-    ) -> MoeReport | None:
+    ) -> tuple[Tensor, MoeReport | None]:
+        """Add what is shared to what the experts gave; report."""
+        use = None
+        if self.shared is not None:
+            noise = None
+            if tokens.noise is not None:
+                ranks = self.topology.hosted_ranks
+                noise = tokens.noise.of_layer(f"{self.name}/mixing", ranks, x_VTD.device)
+            y_VTD, use = self.shared(x_VTD, y_VTD, tokens.is_pad_VT, noise)
         self.balance.see(parts, tokens)
         if not tokens.is_reported:
-            return None
-        return make_report(
+            return y_VTD, None
+        return y_VTD, make_report(
             parts,
             sent_bytes=[trip.sent_bytes() for trip in trips] or [(0, 0, 0)],
             losses=self.balance.losses(parts, z_VTE, tokens, self.topology),
             name=self.name,
             kind=self.kind,
             num_experts=self.topology.num_experts,
+            use=use,
         )

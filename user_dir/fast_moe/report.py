@@ -15,6 +15,7 @@ from torch import Tensor
 from user_dir.fast_moe.balance import BalanceLosses, RoutedPart
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.layout.reach import Reach
+from user_dir.fast_moe.shared_expert import MixtureUse
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class MoeReport:
     known: KnownSums
     counted: Tensor  # what a device counted: `COUNTED`, then `BY_EXPERT` of every expert; float64
     num_hosted: int  # V
+    use: MixtureUse | None = None  # of the mixture, under conditional routing
     kinds_KG: Tensor | None = None  # CLUSTER only: tokens of each kind in each group
 
     @property
@@ -69,6 +71,7 @@ def make_report(
     kind: LayerKind,
     num_experts: int,
     assignment_seconds: float = 0.0,
+    use: MixtureUse | None = None,
     kinds_KG: Tensor | None = None,
 ) -> MoeReport:
     """The report of a layer over the ranks of this process.
@@ -76,6 +79,7 @@ def make_report(
     Args:
         sent_bytes: of each part, there and back: within ranks, within nodes, between nodes.
         losses: of the layer's gate, if it has one.
+        use: of the mixture, under conditional routing.
         kinds_KG: of a clustering layer: tokens of each kind in each group.
     """
     on_rank, in_node, between = map(sum, zip(*sent_bytes, strict=True))
@@ -92,6 +96,7 @@ def make_report(
         known=known,
         counted=_count(parts, losses, num_experts=num_experts),
         num_hosted=parts[0].routing.counts_VE.shape[0],
+        use=use,
         kinds_KG=kinds_KG,
     )
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from user_dir.errors import UserError
 from user_dir.fast_moe.balance import BalanceLosses, balance_over_all_ranks
 from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
+from user_dir.fast_moe.shared_expert import budget_loss
 from user_dir.training.cluster_metrics import cluster_logging_output, log_cluster_metrics
 from user_dir.training.metrics import PREFIX, log_moe_metrics, moe_logging_output
 from user_dir.training.stopping import agree, num_requests
@@ -104,8 +105,12 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             of_layers = [one.losses for one in extra["moe_reports"] if one.losses is not None]
             gate_loss = self._gate_loss(of_layers, sizes_V)
             z_loss = self._sum_over_ranks([one.z_V for one in of_layers], sizes_V)
+            uses = [one.use for one in extra["moe_reports"] if one.use is not None]
             if reduce:
                 loss = loss + self.gate_loss_weight * gate_loss + z_loss
+                if uses:
+                    value, size_of_all = budget_loss(uses, sizes_V.sum())
+                    loss = loss + uses[0].weight * _shared_out(value, sizes_V, size_of_all)
             logging_output["loss"] = loss.data
             logging_output["moe_gate_loss"] = gate_loss.data
             logging_output |= moe_logging_output(extra["moe_reports"])
@@ -125,9 +130,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             return self._sum_over_ranks([one.balance_V for one in of_layers], sizes_V)
         values, size_of_all = balance_over_all_ranks(of_all, sizes_V.sum())
         loss = values.mean() if self.combine == "average" else values.sum()
-        # In value each process's share of the loss; in gradient that of all of them, for what a
-        # process does to its probabilities changes everybody's loss.
-        return sizes_V.sum() * loss.detach() + size_of_all * (loss - loss.detach())
+        return _shared_out(loss, sizes_V, size_of_all)
 
     def _sum_over_ranks(self, losses: Sequence[Tensor | None], sizes_V: Tensor) -> Tensor:
         """Σ over hosted ranks of sample_size_r · l_r, l_r the layers' losses combined."""
@@ -180,3 +183,11 @@ def padding_counts(sample: dict, padding_idx: int) -> dict[str, int]:
     positions = source.numel() + target.numel()
     padding = source.eq(padding_idx).sum() + target.eq(padding_idx).sum()
     return {"positions": positions, "padding": padding}
+
+
+def _shared_out(loss: Tensor, sizes_V: Tensor, size_of_all: Tensor) -> Tensor:
+    """A loss of all ranks: in value this process's share of it, in gradient all of it.
+
+    For what a process does to its own tokens changes everybody's loss.
+    """
+    return sizes_V.sum() * loss.detach() + size_of_all * (loss - loss.detach())

@@ -3,6 +3,47 @@
 from user_dir.fast_moe.gate_options import BALANCE_SCOPES, BALANCES, GATES, POLICIES
 from user_dir.option_values import finite_number, whole_number
 
+_BESIDE_EXPERTS = (
+    (
+        "--moe-shared-expert-ffn-dim",
+        whole_number(),
+        "H",
+        "hidden width of a network that every token passes beside its experts (default: none; with "
+        "--moe-cmr that of the stack's feed-forward layers)",
+    ),
+    (
+        "--moe-cmr-dropout",
+        finite_number(),
+        "P",
+        "share of tokens that see the shared network alone in training, with --moe-cmr "
+        "(default: 0)",
+    ),
+    (
+        "--moe-cmr-budget",
+        finite_number(),
+        "B",
+        "share of the mixtures, with --moe-cmr, that a loss draws to (default: 0.5)",
+    ),
+    (
+        "--moe-cmr-loss-wt",
+        finite_number(),
+        "W",
+        "weight of that loss (default: 0.1)",
+    ),
+    (
+        "--moe-eom",
+        finite_number(),
+        "P",
+        "share of a token's experts whose output is masked in training (default: 0)",
+    ),
+    (
+        "--moe-fom",
+        finite_number(),
+        "P",
+        "share of tokens whose experts' outputs are all masked in training (default: 0)",
+    ),
+)
+
 
 def add_gate_options(parser) -> None:
     """Add them; names as in fairseq's MoE branch where it has them."""
@@ -87,4 +128,11 @@ def add_gate_options(parser) -> None:
         metavar="W",
         help="weight of the loss on large logits, the mean of logsumexp(z)²; 0.001 is usual "
         "(default: 0)",
+    )
+    for flag, type_, metavar, text in _BESIDE_EXPERTS:
+        add(flag, type=type_, metavar=metavar, help=text)
+    add(
+        "--moe-cmr",
+        action="store_true",
+        help="conditional routing: a gate mixes every mixture with a shared feed-forward network",
     )

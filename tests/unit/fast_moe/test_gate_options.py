@@ -11,6 +11,7 @@ from user_dir.fast_moe.balance import z_loss
 from user_dir.fast_moe.config import MoeConfig
 from user_dir.fast_moe.expert_bias import ExpertBias
 from user_dir.fast_moe.gating_dropout import GatingDropout
+from user_dir.fast_moe.shared_expert import budget_loss
 from user_dir.fast_moe.tokens.noise import NoiseKey
 
 
@@ -29,6 +30,9 @@ from user_dir.fast_moe.tokens.noise import NoiseKey
         ({"moe_topology_shares": "0.5,0.3,0.2", "moe_balance": "none"}, "--moe-balance loss"),
         ({"moe_limit_nodes": 0}, "--moe-limit-nodes must be at least 1"),
         ({"moe_z_loss_wt": -1.0}, "--moe-z-loss-wt must be 0 or more"),
+        ({"moe_eom": 1.0}, "--moe-eom must be from 0 to below 1"),
+        ({"moe_cmr_dropout": 0.2}, "--moe-cmr-dropout needs --moe-cmr"),
+        ({"moe_cmr": True, "moe_cmr_budget": 1.5}, "--moe-cmr-budget must be a share"),
     ],
 )
 def test_what_cannot_go_together_is_refused(options, message):
@@ -123,3 +127,21 @@ def test_where_dropout_skips_experts_learn_nothing_and_nothing_is_sent():
     model.eval()
     with torch.no_grad():
         assert model(**net_input)[1]["moe_reports"][0].known.bytes_between > 0
+
+
+def test_the_budget_is_that_of_all_layers_and_draws_the_shares_to_it():
+    model = build_model(**{**WIDE, "moe_cmr": True, "moe_cmr_budget": 0.2}).train()
+    net_input, _ = make_batch(LENGTHS)
+    uses = [r.use for r in model(**net_input)[1]["moe_reports"]]
+    loss, size = budget_loss(uses, torch.tensor(7.0))
+    mean = sum(float(u.share_sum) for u in uses) / sum(int(u.num_tokens) for u in uses)
+    assert float(loss) == pytest.approx(abs(mean - 0.2), abs=1e-6)
+    assert size == 7
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(30):
+        optimizer.zero_grad()
+        reports = model(**net_input)[1]["moe_reports"]
+        loss, _ = budget_loss([r.use for r in reports], torch.tensor(7.0))
+        loss.backward()
+        optimizer.step()
+    assert float(loss) < 0.05
