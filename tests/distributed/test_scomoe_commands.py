@@ -7,8 +7,15 @@ import user_dir  # noqa: F401 - lets the safe loader read fairseq checkpoints
 from tests.support.commands import module, run, train_arguments, updates_of
 
 VARIANTS = {
-    "seq": ["--scomoe-type", "seq", "--scomoe-partition", "threshold"],
-    "feat": ["--scomoe-type", "feat", "--moe-balance-scope", "global"],
+    "seq": [
+        *("--scomoe-type", "seq", "--scomoe-partition", "threshold"),
+        *("--moe-balance", "bias", "--moe-gate", "sigmoid"),
+    ],
+    "feat": [
+        *("--scomoe-type", "feat", "--moe-balance-scope", "global", "--moe-z-loss-wt", "0.01"),
+        *("--moe-cmr", "--moe-cmr-dropout", "0.2", "--moe-eom", "0.1"),
+        *("--moe-gating-dropout", "0.3"),
+    ],
     "seq+cluster": ["--scomoe-type", "seq", "--token-cluster", "--moe-top1-expert"],
     "cluster by token": ["--token-cluster", "--cluster-by", "token", "--cluster-table", "similar"],
     "cluster by centroid": [
