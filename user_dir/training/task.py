@@ -21,6 +21,7 @@ from user_dir.fast_moe.layout.topology import Topology
 from user_dir.training.batches import (
     RankedDataset,
     RankedEpochBatchIterator,
+    WholeDataset,
     real_sentences,
     without_ranks,
 )
@@ -121,11 +122,12 @@ class _RankedBatches(FairseqTask):
         grouped_shuffling: bool = False,
         **kwargs,
     ):
-        """fairseq's epoch iterator; in training and validation over the logical ranks."""
+        """fairseq's epoch iterator over every sentence; to train or validate, one by ranks."""
         topology = self._topology if self._trains else None
+        whole = WholeDataset(dataset)
         if topology is None:
             return super().get_batch_iterator(
-                dataset,
+                whole,
                 *args,
                 num_shards=num_shards,
                 shard_id=shard_id,
@@ -135,12 +137,12 @@ class _RankedBatches(FairseqTask):
             )
         if dataset is self.datasets.get("train"):
             make_cluster_tables(self._model, dataset)
-        stock = super().get_batch_iterator(dataset, *args, num_shards=topology.num_ranks, **kwargs)
+        stock = super().get_batch_iterator(whole, *args, num_shards=topology.num_ranks, **kwargs)
         if stock not in self._ranked:
             self._ranked[stock] = RankedEpochBatchIterator(
                 stock,
                 RankedDataset(
-                    dataset,
+                    whole,
                     pad_idx=self.source_dictionary.pad(),
                     eos_idx=self.source_dictionary.eos(),
                     left_pad_source=self._options.left_pad_source,

@@ -147,11 +147,18 @@ def test_a_dataset_of_which_nothing_is_left_is_named(small_corpus, split, multip
             ).first_batch
 
 
-def test_a_dataset_without_a_batch_gets_fairseqs_sentence(small_corpus):
-    task = make_trained_task(small_corpus, *TRANSLATION)
-    iterator = iterator_of(task, "valid", max_tokens=None, required_batch_size_multiple=1000)
-    with pytest.raises(Exception, match="The dataset is empty"):
-        assert iterator.first_batch
+@pytest.mark.parametrize("multiple", [1, 8, 1000])
+def test_every_sentence_is_in_a_batch(small_corpus, multiple):
+    options = {"required_batch_size_multiple": multiple}
+    for arguments in (TRANSLATION, multilingual(small_corpus)):
+        task = make_trained_task(small_corpus, *arguments)
+        for split in ("train", "valid"):
+            iterator = iterator_of(task, split, **options)
+            batched = np.concatenate(iterator.frozen_batches)
+            assert sorted(batched) == list(range(len(task.dataset(split))))
+            again = task.get_batch_iterator(task.dataset(split), max_tokens=52, seed=3, **options)
+            assert (again is iterator) == (arguments is TRANSLATION)  # fairseq's cache still works
+        assert max(map(len, iterator.frozen_batches)) > 1
 
 
 def batch_of_one_sentence() -> dict:
