@@ -173,9 +173,10 @@ def share_equal(first: Sequence[str], second: Sequence[str]) -> float:
 def profile_decoding(work: Work, model: str, device: torch.device, rows: int = 30) -> str:
     """Where scomoe-translate spends the time of one batch, in this process."""
     from user_dir.text.subwords import Subwords
-    from user_dir.translation.translator import Batch, Decoding, Translator
+    from user_dir.translation.decoding import Batch, Decoding
+    from user_dir.translation.engine import Engine
 
-    translator = Translator(
+    engine = Engine(
         Decoding(
             paths=(str(work.checkpoint(model)),),
             data=str(work.corpus / "bin"),
@@ -189,7 +190,7 @@ def profile_decoding(work: Work, model: str, device: torch.device, rows: int = 3
             lenpen=1.0,
             max_len_a=0.0,
             max_len_b=MAX_LEN,
-            dtype=torch.float32,
+            dtype="float32",
             on_cpu=device.type == "cpu",
         )
     )
@@ -199,8 +200,8 @@ def profile_decoding(work: Work, model: str, device: torch.device, rows: int = 3
     pieces = sorted(subwords.encode(lines), key=len)
     middle = len(pieces) // 2
     batch = Batch(pieces[middle : middle + work.plan.batch_size])
-    translator.translate(batch)
-    return profile_table(lambda: translator.translate(batch), device, rows=rows)
+    engine.translate(batch)
+    return profile_table(lambda: engine.translate(batch), device, rows=rows)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -49,7 +49,7 @@ def build_trainer(data: Path, options: Sequence[str]) -> Any:
     from fairseq.tasks import setup_task
     from fairseq.trainer import Trainer
 
-    import user_dir  # noqa: F401 - registers the models
+    from user_dir import register  # noqa: F401 - registers the models
 
     parser = fairseq_options.get_training_parser()
     source, target = LANGUAGES

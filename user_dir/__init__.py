@@ -1,10 +1,11 @@
-"""SCoMoE for fairseq: importing this package registers its models, tasks, criterion, optimizer.
+"""SCoMoE for fairseq: under `--user-dir user_dir` its models, tasks, criterion, optimizer register.
 
-The levels that know nothing of fairseq (routing to clustering, and the text tools) import
-without it; whatever needs fairseq says how to get it (docs/installation.md).
+fairseq imports this package, so it is there already then. Whoever comes without it, a command that
+prints its help or a tool for text, need not wait for it; `user_dir.register` is imported where a
+model is built.
 """
 
-from importlib.util import find_spec
+import sys
 
-if find_spec("fairseq") is not None:
+if "fairseq" in sys.modules:
     from user_dir import register  # noqa: F401

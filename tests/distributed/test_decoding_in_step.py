@@ -9,7 +9,7 @@ from fairseq.token_generation_constraints import pack_constraints
 from tests.support.models import DICTIONARY, SMALL, build_model, make_batch
 from tests.support.ranks import run_processes
 from user_dir.fast_moe.layout.processes import running_processes
-from user_dir.translation.in_step import StepwiseEnsemble, decode_everywhere
+from user_dir.training.in_step import StepwiseEnsemble, decode_everywhere
 
 LENGTHS = [9, 2, 5, 7, 3, 3, 8, 1, 4, 6, 5]
 VARIANTS = {

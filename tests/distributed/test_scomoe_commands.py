@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import user_dir  # noqa: F401 - lets the safe loader read fairseq checkpoints
 from tests.support.commands import module, run, train_arguments, updates_of
+from user_dir import register  # noqa: F401 - lets the safe loader read fairseq checkpoints
 
 VARIANTS = {
     "seq": [

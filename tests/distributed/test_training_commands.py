@@ -11,7 +11,6 @@ import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-import user_dir  # noqa: F401 - lets the safe loader read fairseq checkpoints
 from tests.support.commands import (
     ROOT,
     environment,
@@ -20,6 +19,7 @@ from tests.support.commands import (
     train_arguments,
     updates_of,
 )
+from user_dir import register  # noqa: F401 - lets the safe loader read fairseq checkpoints
 
 LOGGED = ("loss", "nll_loss", "gnorm", "sample_size", "moe_gate_loss", "moe_overflow1")
 

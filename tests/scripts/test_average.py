@@ -7,8 +7,8 @@ import torch
 
 from tests.scripts.conftest import Trained
 from tests.support.commands import run
+from user_dir.checkpoints.averaging import average_models
 from user_dir.cli import average, translate
-from user_dir.cli.average import average_models
 
 
 def checkpoint(path: Path, **tensors: torch.Tensor) -> Path:

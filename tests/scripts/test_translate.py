@@ -18,8 +18,8 @@ from user_dir.cli import translate
 from user_dir.errors import UserError
 from user_dir.text.subwords import Subwords
 from user_dir.translation.batching import BatchLimits, make_batches
-from user_dir.translation.options import resolve
-from user_dir.translation.translator import Batch
+from user_dir.translation.decoding import Batch
+from user_dir.translation.resolve import resolve
 from user_dir.translation.workers import translate_with_copies
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-import user_dir  # noqa: F401 - lets torch read the options
 from tests.support.commands import ROOT
+from user_dir import register  # noqa: F401 - lets torch read the options
 
 FIXTURE = ROOT / "tests" / "fixtures" / "seq_and_clusters"
 # fairseq reads its data's folder with the options of translation.

@@ -7,7 +7,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
-import user_dir  # noqa: F401 - registers the architectures
+from user_dir import register  # noqa: F401 - registers the architectures
 from user_dir.fast_moe.clustering.tables import Table, random_order
 from user_dir.fast_moe.clustering.token_table import TokenTable
 

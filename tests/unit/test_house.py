@@ -19,9 +19,9 @@ ORDER = (
     "text",
     "checkpoints",
     "transformer",
-    "translation",
     "training",
     "register",
+    "translation",
     "cli",
 )
 WITHOUT_FAIRSEQ = ("errors", "fast_moe", "text")

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from user_dir.checkpoints.checksums import is_archive
 from user_dir.checkpoints.options.check import check_options
 from user_dir.errors import UserError
@@ -13,6 +11,8 @@ from user_dir.text.leftovers import name_in_utf8
 
 def open_checkpoint(path: str | Path, *, flag: str, trusted: bool = False) -> dict[str, Any]:
     """The checked content of a checkpoint; tensors are mapped, and read when they are used.
+
+    Whoever calls it has imported `user_dir.register`: its options are checked by what is known.
 
     Args:
         trusted: whether its options may name what is not for translation (`check_options`).
@@ -41,6 +41,9 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be loaded safely, or is no checkpoint of fairseq.
     """
+    # Here, not at the top: --help and mistakes in the options need no torch.
+    import torch
+
     try:
         with name_in_utf8(path) as name:
             state = torch.load(name, map_location="cpu", weights_only=True, mmap=is_archive(path))

@@ -41,6 +41,7 @@ from user_dir.text.scoring.test_sets import (
 )
 from user_dir.text.segmentation import load_segmentation
 from user_dir.text.whole_output import write_whole
+from user_dir.translation.decoding import Batch, Decoding
 from user_dir.translation.document import Document
 from user_dir.translation.options import (
     add_batching_options,
@@ -48,10 +49,8 @@ from user_dir.translation.options import (
     add_search_options,
     batch_limits,
     checkpoint_paths,
-    resolve,
 )
 from user_dir.translation.progress import Progress
-from user_dir.translation.translator import Batch, Decoding
 from user_dir.translation.workers import translate_batches
 
 COMMAND = "scomoe-evaluate"
@@ -111,6 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    # Here, not at the top: --help and mistakes in the options need no torch.
+    from user_dir.translation.resolve import resolve
+
     directions = _directions(args)
     args.data = args.data or str(data_folder(args.corpus))
     args.source_lang, args.target_lang = directions[0].languages
@@ -171,7 +173,7 @@ def _settings(args: argparse.Namespace, decoding: Decoding) -> dict[str, Any]:
         "beam": decoding.beam,
         "lenpen": decoding.lenpen,
         "max_len": [decoding.max_len_a, decoding.max_len_b],
-        "dtype": str(decoding.dtype),
+        "dtype": f"torch.{decoding.dtype}",  # as folders from before have it
     }
 
 

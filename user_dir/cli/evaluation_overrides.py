@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    # Here, not at the top: --help and mistakes in the options need no torch.
+    from user_dir import register  # noqa: F401 - what checkpoints name is known
+
     overrides = _ratios(_scomoe_type(args.path), {"ratio1": args.r1, "ratio2": args.r2})
     if args.capacity is not None:
         overrides["moe_eval_capacity_token_fraction"] = args.capacity

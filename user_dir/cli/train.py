@@ -153,16 +153,13 @@ def _is_given(arguments: Sequence[str], flag: str) -> bool:
 
 
 def _train(arguments: list[str], place: Place | None, timeout_minutes: float) -> None:
-    import logging
-
-    # Importing fairseq's tasks has set up logging by accident; its entry point does it on purpose.
-    logging.getLogger().handlers.clear()
-
     import fairseq_cli.train  # noqa: F401 - sets up logging
     import torch
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
+    # fairseq finds this package imported already, and takes that for registered.
+    from user_dir import register  # noqa: F401
     from user_dir.training.failures import explain
     from user_dir.training.stopping import request_stop_on_signals
 

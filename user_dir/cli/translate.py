@@ -14,6 +14,7 @@ from user_dir.text.lines import clean_line
 from user_dir.text.segmentation import Segmentation, segmentation_of_data
 from user_dir.text.subwords import read_model
 from user_dir.text.whole_output import whole_file
+from user_dir.translation.decoding import Batch, Decoding, Translation
 from user_dir.translation.document import Document
 from user_dir.translation.input_lines import read_input
 from user_dir.translation.options import (
@@ -21,10 +22,8 @@ from user_dir.translation.options import (
     add_model_options,
     add_search_options,
     batch_limits,
-    resolve,
 )
 from user_dir.translation.progress import Progress
-from user_dir.translation.translator import Batch, Decoding, Translation
 from user_dir.translation.workers import translate_batches
 
 COMMAND = "scomoe-translate"
@@ -64,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _translate(args: argparse.Namespace) -> None:
+    # Here, not at the top: --help and mistakes in the options need no torch.
+    from user_dir.translation.resolve import resolve
+
     decoding = resolve(args)
     subwords = None if args.pre_tokenized else _load_segmentation(args, decoding)
     output = _file(args.output)

@@ -27,8 +27,8 @@ from user_dir.training.batches import (
 )
 from user_dir.training.cluster_tables import make_cluster_tables
 from user_dir.training.corpus_files import FileDictionary, Side, check_split
+from user_dir.training.in_step import StepwiseEnsemble, decode_everywhere, is_spread
 from user_dir.training.language_tokens import PairTokenManager, add_pair_tokens
-from user_dir.translation.in_step import StepwiseEnsemble, decode_everywhere, is_spread
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from user_dir.errors import UserError
 from user_dir.text.pairs import Pair
 from user_dir.translation.batching import BatchLimits, make_batches
-from user_dir.translation.translator import Batch
+from user_dir.translation.decoding import Batch
 
 
 class Document:

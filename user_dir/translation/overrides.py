@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from user_dir.errors import UserError
-from user_dir.transformer.flags import add_moe_options, add_scomoe_options
 
 _UNKNOWN_TYPE = object()
 
@@ -61,6 +60,9 @@ def _saved_options(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _options_of_layers() -> dict[str, Any]:
     """The options of our layers, which an older checkpoint may lack."""
+    # Here, not at the top: --help and mistakes in the options need no torch.
+    from user_dir.transformer.flags import add_moe_options, add_scomoe_options
+
     parser = argparse.ArgumentParser(add_help=False)
     add_moe_options(parser)
     add_scomoe_options(parser)

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from user_dir.translation.translator import Translation
+from user_dir.translation.decoding import Translation
 
 _SECONDS_BETWEEN_REPORTS = 5.0
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from user_dir.errors import UserError
 from user_dir.text.leftovers import temporary_folder
-from user_dir.translation.translator import Batch, Decoding, Translation, Translator
+from user_dir.translation.decoding import Batch, Decoding, Translation
+
+if TYPE_CHECKING:
+    from user_dir.translation.engine import Engine
 
 _GRACE_SECONDS = 5.0
 
@@ -59,9 +60,9 @@ def translate_batches(
     elif len(first) > 1:
         yield from translate_with_copies(decoding, batches, processes=len(first))
     else:
-        translator = Translator(decoding)
+        engine = _load(decoding)
         for number, batch in enumerate(batches):
-            yield number, translator.translate(batch)
+            yield number, engine.translate(batch)
 
 
 def translate_with_copies(
@@ -72,11 +73,10 @@ def translate_with_copies(
     Raises:
         UserError: a worker failed or was killed.
     """
-    threads = max(1, torch.get_num_threads() // processes)
     workers: list[_Worker] = []
     try:
         for index in range(processes):
-            workers.append(_start(_serve_with_copy, (decoding, index, threads)))
+            workers.append(_start(_serve_with_copy, (decoding, index, processes)))
         yield from _share_out(workers, batches)
     finally:
         _end(workers)
@@ -92,13 +92,12 @@ def translate_with_spread_experts(
     Raises:
         UserError: a worker failed or was killed.
     """
-    threads = max(1, torch.get_num_threads() // processes)
     workers: list[_Worker] = []
     with temporary_folder() as folder:
         try:
             for index in range(processes):
                 peers = _Peers(f"file://{folder}/rendezvous", index, processes)
-                workers.append(_start(_serve_with_share, (decoding, index, threads, peers)))
+                workers.append(_start(_serve_with_share, (decoding, index, peers)))
             _wait_for_first(workers)  # until it is ready
             for number, batch in enumerate(batches):
                 _send(workers[0], batch, workers)
@@ -193,15 +192,28 @@ def _end(workers: list[_Worker]) -> None:
             worker.process.join()
 
 
-def _serve_with_copy(connection: Connection, decoding: Decoding, index: int, threads: int) -> None:
+def _load(decoding: Decoding, *, device_index: int = 0, processes: int = 1) -> "Engine":
+    """The models, on this process's share of the cores."""
+    # Here, not at the top: --help and mistakes in the options need no torch.
+    import torch
+
+    from user_dir.translation.engine import Engine
+
+    if processes > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    return Engine(decoding, device_index=device_index)
+
+
+def _serve_with_copy(
+    connection: Connection, decoding: Decoding, index: int, processes: int
+) -> None:
     """A worker's life: load, say so, then answer batches until the parent goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends us
-    torch.set_num_threads(threads)
     try:
-        translator = Translator(decoding, device_index=index)
+        engine = _load(decoding, device_index=index, processes=processes)
         connection.send([])
         while True:
-            connection.send(translator.translate(connection.recv()))
+            connection.send(engine.translate(connection.recv()))
     except UserError as error:
         connection.send(error)
     except (EOFError, ConnectionError):
@@ -209,11 +221,12 @@ def _serve_with_copy(connection: Connection, decoding: Decoding, index: int, thr
 
 
 def _serve_with_share(
-    connection: Connection, decoding: Decoding, index: int, threads: int, peers: _Peers
+    connection: Connection, decoding: Decoding, index: int, peers: _Peers
 ) -> None:
     """The life of a worker that holds a share of the experts."""
+    import torch.distributed as dist
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
     try:
         dist.init_process_group(
             "gloo" if decoding.on_cpu else "nccl",
@@ -221,15 +234,15 @@ def _serve_with_share(
             rank=peers.rank,
             world_size=peers.count,
         )
-        translator = Translator(decoding, device_index=index)
+        engine = _load(decoding, device_index=index, processes=peers.count)
         if peers.rank == 0:
             connection.send([])
         while True:
             batch = connection.recv()
             if peers.rank == 0:
-                connection.send(translator.translate(batch))
+                connection.send(engine.translate(batch))
             else:
-                translator.take_part(batch.direction)
+                engine.take_part(batch.direction)
     except UserError as error:
         connection.send(error)
     except (EOFError, ConnectionError):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fairseq.optim import OPTIMIZER_REGISTRY
 
-import user_dir  # noqa: F401 - registers the optimizer
+from user_dir import register  # noqa: F401 - registers the optimizer
 from user_dir.errors import UserError
 
 

@@ -2,55 +2,21 @@
 
 import logging
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from fairseq import checkpoint_utils, utils
 
+from user_dir import register  # noqa: F401 - what checkpoints name is known
 from user_dir.errors import MisfitError, UserError
 from user_dir.text.leftovers import name_without
 from user_dir.text.pairs import Pair
+from user_dir.training.in_step import is_spread
+from user_dir.translation.decoding import Batch, Decoding, Translation
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Lines of pieces to translate together.
-
-    The direction may be any that the model was trained on; None leaves it as it was.
-    """
-
-    lines: Sequence[str]
-    direction: Pair | None = None
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """What to translate with, resolved: a worker process needs nothing else."""
-
-    paths: tuple[str, ...]
-    data: str
-    overrides: Mapping[str, object]
-    beam: int
-    lenpen: float
-    max_len_a: float
-    max_len_b: int
-    dtype: torch.dtype
-    on_cpu: bool
-    # Each process holds a share of the experts, and all take every step together; otherwise each
-    # has the whole model.
-    spread_experts: bool = False
-
-
-@dataclass(frozen=True)
-class Translation:
-    """The best hypothesis for one line."""
-
-    pieces: str
-    was_truncated: bool
-
-
-class Translator:
+class Engine:
     """The models of an ensemble and the search, on one device.
 
     Args:
@@ -61,9 +27,6 @@ class Translator:
     """
 
     def __init__(self, decoding: Decoding, *, device_index: int = 0):
-        # Here, not at the top: --help and mistakes in the options need no fairseq.
-        from fairseq import utils
-
         for name in ("fairseq", "user_dir"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.device = _device(decoding, device_index)
@@ -77,7 +40,7 @@ class Translator:
             max_len_b=decoding.max_len_b,
         )
         for model in self.models:
-            model.to(device=self.device, dtype=decoding.dtype)
+            model.to(device=self.device, dtype=getattr(torch, decoding.dtype))
             model.prepare_for_inference_(Namespace(generation=self.search))
         self.generator = self.task.build_generator(self.models, self.search)
         languages = [str(decoding.overrides[f"{side}_lang"]) for side in ("source", "target")]
@@ -88,8 +51,6 @@ class Translator:
 
     def translate(self, batch: Batch) -> list[Translation]:
         """Translate the lines of one batch."""
-        from fairseq import utils
-
         lines = batch.lines
         self._set_direction(batch.direction)
         tokens, was_truncated = self._encode(lines)
@@ -155,8 +116,6 @@ class Translator:
 
 
 def _load_models(decoding: Decoding) -> tuple[list, Any]:
-    from fairseq import checkpoint_utils
-
     try:
         with name_without(":", decoding.data) as data:  # which fairseq would split there
             models, _, task = checkpoint_utils.load_model_ensemble_and_task(
@@ -178,8 +137,6 @@ def _load_models(decoding: Decoding) -> tuple[list, Any]:
 
 
 def _check_spread(models: list, task: Any) -> None:
-    from user_dir.translation.in_step import is_spread
-
     if not all(map(is_spread, models)):
         raise UserError(
             "--spread-experts: the checkpoint has no experts to spread; leave the option out, and "
