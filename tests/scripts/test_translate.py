@@ -20,7 +20,7 @@ from user_dir.text.subwords import Subwords
 from user_dir.translation.batching import BatchLimits, make_batches
 from user_dir.translation.decoding import Batch
 from user_dir.translation.resolve import resolve
-from user_dir.translation.workers import translate_with_copies
+from user_dir.translation.team import Alone, Copies
 
 
 def translate_file(model: Trained, source: Path, *options: str | Path) -> list[str]:
@@ -165,7 +165,7 @@ def test_standard_input_to_standard_output(
     assert translate.main(["--path", str(bilingual.checkpoint), "--progress"]) == 0
     captured = capfdbinary.readouterr()
     assert captured.out.decode() == "".join(f"{line}\n" for line in german)
-    assert b"finished: 25 of 25 lines" in captured.err
+    assert b"finished: 25 lines" in captured.err
 
 
 def test_an_empty_line_stays_an_empty_line(bilingual: Trained, tmp_path: Path) -> None:
@@ -328,9 +328,9 @@ def test_a_failed_run_leaves_the_old_output(
     (tmp_path / "source.txt").write_text("one\ntwo\nthree\n")
     output = tmp_path / "output.txt"
     output.write_text("old\n")
-    real = translate.translate_batches
-    without_the_first = lambda *args, **options: list(real(*args, **options))[1:]  # noqa: E731
-    monkeypatch.setattr(translate, "translate_batches", without_the_first)
+    real = Alone.translate
+    without_the_first = lambda *arguments: list(real(*arguments))[1:]  # noqa: E731
+    monkeypatch.setattr(Alone, "translate", without_the_first)
     message = error_of(
         *(capsys, "--path", bilingual.checkpoint),
         *("--input", tmp_path / "source.txt", "--output", output, "--batch-size", "2"),
@@ -390,7 +390,7 @@ def test_a_worker_s_error_reaches_the_parent(
     torch.save(state, broken)
     args = translate.get_parser().parse_args(["--path", str(broken), "--cpu"])
     with pytest.raises(UserError, match=r"encoder\.layer_norm\.weight"):
-        list(translate_with_copies(resolve(args), [Batch(["one"])], processes=1))
+        list(Copies(resolve(args), processes=1).translate([Batch(["one"])]))
 
 
 def test_batches_hold_every_line_once_and_keep_to_their_limits() -> None:

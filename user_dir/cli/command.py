@@ -26,7 +26,7 @@ def run_command(command: str, work: Callable[[], None]) -> int:
         print(f"{command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{command}: interrupted; nothing was written", file=sys.stderr)
+        print(f"{command}: interrupted; no file was left unfinished", file=sys.stderr)
         return 128 + signal.SIGINT
     finally:
         _flush_or_discard()

@@ -6,17 +6,13 @@ Writes into --output a translation for each direction (test.en-de.de) and the sc
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from user_dir.checkpoints.files import open_checkpoint, task_options
 from user_dir.cli.command import run_command
 from user_dir.errors import UserError
-from user_dir.text.lines import clean_line
 from user_dir.text.pairs import Pair, parse_directions
 from user_dir.text.scoring.evaluation_folder import SCORES, open_folder
 from user_dir.text.scoring.score_tables import (
@@ -39,19 +35,19 @@ from user_dir.text.scoring.test_sets import (
     read_translated,
     translation_name,
 )
-from user_dir.text.segmentation import load_segmentation
 from user_dir.text.whole_output import write_whole
-from user_dir.translation.decoding import Batch, Decoding
+from user_dir.translation.decoding import Decoding
+from user_dir.translation.directions import Directions
 from user_dir.translation.document import Document
 from user_dir.translation.options import (
     add_batching_options,
     add_model_options,
     add_search_options,
-    batch_limits,
-    checkpoint_paths,
+    shows_progress,
 )
 from user_dir.translation.progress import Progress
-from user_dir.translation.workers import translate_batches
+from user_dir.translation.setup import Setup
+from user_dir.translation.translator import Translator
 
 COMMAND = "scomoe-evaluate"
 
@@ -111,12 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(args: argparse.Namespace) -> None:
     # Here, not at the top: --help and mistakes in the options need no torch.
-    from user_dir.translation.resolve import resolve
+    from user_dir.translation.loading import load_setup
 
-    directions = _directions(args)
     args.data = args.data or str(data_folder(args.corpus))
-    args.source_lang, args.target_lang = directions[0].languages
-    decoding = resolve(args)
+    setup = load_setup(args, corpus=args.corpus)
+    directions = _directions(args, setup.directions)
     # One at a time: there may be a thousand.
     unknown = sum(read_test_set(args.corpus, args.subset, one).num_unknown for one in directions)
     if unknown:
@@ -124,12 +119,12 @@ def _evaluate(args: argparse.Namespace) -> None:
             f"the references come from binarised data, whose dictionary lacks {unknown} of their "
             "pieces: these count as mistakes"
         )
-    open_folder(args.output, _settings(args, decoding), overwrite=args.overwrite)
+    open_folder(args.output, _settings(args, setup.decoding), overwrite=args.overwrite)
     unfinished = [one for one in directions if _read(args, one) is None]
     if len(unfinished) < len(directions):
         finished = len(directions) - len(unfinished)
         print(f"{finished} of {len(directions)} directions are done already")
-    _translate(unfinished, args, decoding)
+    _translate(unfinished, args, setup)
     _write_scores([_score(args, one) for one in directions], args)
 
 
@@ -146,18 +141,13 @@ def _score(args: argparse.Namespace, direction: Pair) -> Row:
     return direction_row(translated, spbleu=args.spbleu)
 
 
-def _directions(args: argparse.Namespace) -> list[Pair]:
-    first = checkpoint_paths(args.path)[0]
-    options = task_options(open_checkpoint(first, flag="--path", trusted=args.trust_checkpoint))
-    trained = options.get("lang_pairs") or f"{options['source_lang']}-{options['target_lang']}"
-    if not isinstance(trained, str):
-        trained = ",".join(trained)
-    if os.path.isfile(trained):  # as --lang-pairs may name; a list may be too long for Path
-        trained = Path(trained).read_text(encoding="utf-8").strip()
-    directions = parse_directions(args.directions or trained, flag="--directions")
-    if options.get("lang_pairs") is None and [str(one) for one in directions] != [trained]:
-        raise UserError(f"--directions {args.directions}: the checkpoint translates {trained} only")
-    return directions
+def _directions(args: argparse.Namespace, known: Directions) -> list[Pair]:
+    if args.directions is None:
+        return list(known.trained)
+    given = parse_directions(args.directions, flag="--directions")
+    for one in given:
+        known.pick(*one.languages)
+    return given
 
 
 def _settings(args: argparse.Namespace, decoding: Decoding) -> dict[str, Any]:
@@ -177,38 +167,36 @@ def _settings(args: argparse.Namespace, decoding: Decoding) -> dict[str, Any]:
     }
 
 
-def _translate(directions: Sequence[Pair], args: argparse.Namespace, decoding: Decoding) -> None:
+def _translate(directions: Sequence[Pair], args: argparse.Namespace, setup: Setup) -> None:
     """Translate the test sets one after the other; each is written once it is complete."""
     if not directions:
         return
-    segmentation = load_segmentation(args.corpus)
     num_lines = sum(_num_lines(args, one) for one in directions)
-    progress = Progress(COMMAND, num_lines, is_on=args.progress)
-    sent: dict[int, tuple[Document, list[int]]] = {}
-
-    def batches() -> Iterator[Batch]:
-        numbers = count()
-        for direction in directions:
-            pieces = read_source_pieces(args.corpus, args.subset, direction, segmentation)
-            document = Document(pieces, direction=direction)
+    progress = Progress(COMMAND, num_lines, is_on=shows_progress(args))
+    with Translator(setup) as translator:
+        documents = _documents(directions, args, setup)
+        for document, translations in translator.translate_documents(documents):
+            best = [one.hypotheses[0].pieces for one in translations]
+            progress.add(lines=len(best), tokens=sum(len(pieces.split()) for pieces in best))
             if not document.num_waiting:
                 _write(document, args)
-            for indices, batch in document.batches(batch_limits(args)):
-                number = next(numbers)
-                sent[number] = document, indices
-                yield batch
-
-    for number, translations in translate_batches(decoding, batches(), processes=args.processes):
-        document, indices = sent.pop(number)
-        document.put(indices, [clean_line(segmentation.decode(one.pieces)) for one in translations])
-        progress.add(translations)
-        if not document.num_waiting:
-            _write(document, args)
     progress.finish()
     print(
         f"translated {num_lines} lines of {len(directions)} direction(s) in "
-        f"{progress.seconds:.1f} s ({progress.pieces / progress.seconds:.0f} tokens/s)"
+        f"{progress.seconds:.1f} s ({progress.tokens / progress.seconds:.0f} tokens/s)"
     )
+
+
+def _documents(
+    directions: Sequence[Pair], args: argparse.Namespace, setup: Setup
+) -> Iterator[Document]:
+    assert setup.segmentation is not None
+    for direction in directions:
+        pieces = read_source_pieces(args.corpus, args.subset, direction, setup.segmentation)
+        document = Document(pieces, direction=direction)
+        if not document.num_waiting:
+            _write(document, args)
+        yield document
 
 
 def _num_lines(args: argparse.Namespace, direction: Pair) -> int:
@@ -218,7 +206,8 @@ def _num_lines(args: argparse.Namespace, direction: Pair) -> int:
 def _write(document: Document, args: argparse.Namespace) -> None:
     assert document.direction is not None
     path = args.output / translation_name(args.subset, document.direction)
-    write_whole(path, "".join(f"{line}\n" for line in document.translated()), flag="--output")
+    lines = [f"{one.text}\n" for one in document.take_ready()]
+    write_whole(path, "".join(lines), flag="--output")
 
 
 def _write_scores(rows: Sequence[Row], args: argparse.Namespace) -> None:

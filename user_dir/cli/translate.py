@@ -3,33 +3,28 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from user_dir.cli.command import run_command
-from user_dir.errors import CorpusError, UserError
+from user_dir.errors import UserError
+from user_dir.option_values import positive
 from user_dir.text.given_pieces import GivenPieces
-from user_dir.text.lines import clean_line
-from user_dir.text.segmentation import Segmentation, segmentation_of_data
-from user_dir.text.subwords import read_model
 from user_dir.text.whole_output import whole_file
-from user_dir.translation.decoding import Batch, Decoding, Translation
-from user_dir.translation.document import Document
-from user_dir.translation.input_lines import read_input
+from user_dir.translation.decoding import Translation
+from user_dir.translation.input_lines import count_lines, is_terminal, read_input
 from user_dir.translation.options import (
     add_batching_options,
     add_model_options,
     add_search_options,
-    batch_limits,
+    shows_progress,
 )
 from user_dir.translation.progress import Progress
-from user_dir.translation.workers import translate_batches
+from user_dir.translation.translator import DEFAULT_BUFFER, Translator
 
 COMMAND = "scomoe-translate"
-
-# All at once, the ids of all pieces would be in memory.
-_ENCODED_AT_ONCE = 10_000
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -51,6 +46,26 @@ def get_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="input is in pieces with spaces between, and output is left so",
     )
+    add(
+        "--nbest",
+        type=positive,
+        metavar="N",
+        help="write the N best translations of each line, one a line, best first, each after the "
+        "number of its input line and a tab",
+    )
+    add(
+        "--scores",
+        action="store_true",
+        help="write the score and a tab before each translation: the mean log-probability of its "
+        "tokens, to base 2",
+    )
+    add(
+        "--buffer",
+        type=positive,
+        metavar="N",
+        help="read so many lines before the first of them is translated; 1 answers each line at "
+        f"once (default: {DEFAULT_BUFFER}, 1 when lines are typed)",
+    )
     add_search_options(parser)
     add_batching_options(parser)
     return parser
@@ -63,79 +78,69 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _translate(args: argparse.Namespace) -> None:
-    # Here, not at the top: --help and mistakes in the options need no torch.
-    from user_dir.translation.resolve import resolve
-
-    decoding = resolve(args)
-    subwords = None if args.pre_tokenized else _load_segmentation(args, decoding)
-    output = _file(args.output)
-    if output is None and sys.stdout is None:
-        raise UserError("standard output is closed; name a file with --output")
-    lines = read_input(_file(args.input))
-    if output is None:
-        translated = _translate_lines(lines, args, decoding, subwords)
-        _write(translated, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-        return
-    with whole_file(output, flag="--output") as file:
-        _write(_translate_lines(lines, args, decoding, subwords), file)
+    source, output = _file(args.input), _file(args.output)
+    with Translator.from_options(args) as translator, _opened(output) as file:
+        _tell_of_given_pieces(translator)
+        translations = translator.stream(
+            read_input(source),
+            source=args.source_lang,
+            target=args.target_lang,
+            nbest=args.nbest or 1,
+            buffer=args.buffer or (1 if is_terminal(source) else DEFAULT_BUFFER),
+        )
+        _write(translations, file, args)
 
 
-def _write(lines: list[str], file: BinaryIO) -> None:
-    file.writelines(f"{line}\n".encode() for line in lines)
+def _write(translations: Iterator[Translation], file: BinaryIO, args: argparse.Namespace) -> None:
+    """Write each translation as it comes."""
+    is_on = shows_progress(args, output_on_terminal=file.isatty())
+    total = None if is_on is False else count_lines(_file(args.input))
+    progress = Progress(COMMAND, total, is_on=is_on)
+    cut = _CutLines()
+    is_stream = args.output in (None, "-")
+    for number, translation in enumerate(translations, start=1):
+        file.write(_format(number, translation, args).encode())
+        if is_stream:
+            file.flush()
+        cut.add(number, translation)
+        progress.add(lines=1, tokens=len(translation.hypotheses[0].pieces.split()))
+    progress.finish()
+    cut.warn()
+
+
+def _format(number: int, translation: Translation, args: argparse.Namespace) -> str:
+    lines = []
+    for one in translation.hypotheses:
+        fields = [str(number)] if args.nbest else []
+        fields += [f"{one.score:.4f}"] if args.scores else []
+        lines.append("\t".join([*fields, one.text]) + "\n")
+    return "".join(lines)
 
 
 def _file(name: str | None) -> Path | None:
     return None if name in (None, "-") else Path(name)
 
 
-def _load_segmentation(args: argparse.Namespace, decoding: Decoding) -> Segmentation:
-    try:
-        if args.sentencepiece_model:
-            return read_model(args.sentencepiece_model, flag="--sentencepiece-model")
-        found = segmentation_of_data(Path(decoding.data))
-    except CorpusError as error:
-        raise UserError(
-            f"{error}; or name the model that the training text was cut with "
-            "(--sentencepiece-model), or use --pre-tokenized for input in pieces"
-        ) from None
-    if isinstance(found, GivenPieces):
+@contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    """A file that appears when it is complete, or standard output, where lines leave at once."""
+    if output is not None:
+        with whole_file(output, flag="--output") as file:
+            yield file
+    elif sys.stdout is None:
+        raise UserError("standard output is closed; name a file with --output")
+    else:
+        yield sys.stdout.buffer
+
+
+def _tell_of_given_pieces(translator: Translator) -> None:
+    if isinstance(translator.setup.segmentation, GivenPieces):
         print(
-            f"{COMMAND}: the training text came in pieces ({found.marker}): the input must be in "
-            "pieces too, and the output is joined",
+            f"{COMMAND}: the training text came in pieces "
+            f"({translator.setup.segmentation.marker}): the input must be in pieces too, and the "
+            "output is joined",
             file=sys.stderr,
         )
-    return found
-
-
-def _translate_lines(
-    lines: list[str], args: argparse.Namespace, decoding: Decoding, subwords: Segmentation | None
-) -> list[str]:
-    """The same list, in which every line has become its translation."""
-    if subwords:
-        for start in range(0, len(lines), _ENCODED_AT_ONCE):
-            part = slice(start, start + _ENCODED_AT_ONCE)
-            lines[part] = subwords.encode(lines[part])
-    document = Document(lines)
-    progress = Progress(COMMAND, document.num_waiting, is_on=args.progress)
-    cut = _CutLines()
-    sent: dict[int, list[int]] = {}
-
-    def batches() -> Iterator[Batch]:
-        for number, (indices, batch) in enumerate(document.batches(batch_limits(args))):
-            sent[number] = indices
-            yield batch
-
-    for number, translations in translate_batches(decoding, batches(), processes=args.processes):
-        indices = sent.pop(number)
-        cut.add(indices, translations)
-        pieces = [one.pieces for one in translations]
-        texts = [clean_line(subwords.decode(one) if subwords else one) for one in pieces]
-        document.put(indices, texts)
-        progress.add(translations)
-    progress.finish()
-    cut.warn()
-    return document.translated()
 
 
 @dataclass
@@ -143,14 +148,13 @@ class _CutLines:
     """The lines of which only the beginning was translated."""
 
     count: int = 0
-    first: int = sys.maxsize
+    first: int = 0
 
-    def add(self, indices: Sequence[int], translations: Sequence[Translation]) -> None:
-        """Count those of a batch."""
-        for index, translation in zip(indices, translations, strict=True):
-            if translation.was_truncated:
-                self.count += 1
-                self.first = min(self.first, index)
+    def add(self, number: int, translation: Translation) -> None:
+        """Count a line, by its number."""
+        if translation.was_truncated:
+            self.count += 1
+            self.first = self.first or number
 
     def warn(self) -> None:
         """Tell the user of them, if there are any."""
@@ -158,7 +162,7 @@ class _CutLines:
             print(
                 f"{COMMAND}: warning: {self.count} of the lines were longer than the model's "
                 "longest input and only their beginning was translated; the first of them is line "
-                f"{self.first + 1}",
+                f"{self.first}",
                 file=sys.stderr,
             )
 

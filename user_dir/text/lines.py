@@ -56,6 +56,11 @@ def decode_lines(data: bytes, *, name: str, cure: str = _CONVERT) -> Iterator[st
     raw_lines = data.split(b"\n")
     if raw_lines[-1] == b"":  # what follows the last line's end is not a line
         raw_lines.pop()
+    return decode_each(raw_lines, name=name, cure=cure)
+
+
+def decode_each(raw_lines: Iterable[bytes], *, name: str, cure: str = _CONVERT) -> Iterator[str]:
+    """The same of lines that come one after the other, with their ends or without."""
     for number, raw in enumerate(raw_lines, start=1):
         try:
             yield decode_line(raw)

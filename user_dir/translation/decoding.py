@@ -10,11 +10,14 @@ from user_dir.text.pairs import Pair
 class Batch:
     """Lines of pieces to translate together.
 
-    The direction may be any that the model was trained on; None leaves it as it was.
+    Args:
+        direction: any that the model was trained on; None leaves it as it was.
+        nbest: how many hypotheses for a line, at most the beam.
     """
 
     lines: Sequence[str]
     direction: Pair | None = None
+    nbest: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,34 @@ class Decoding:
 
 
 @dataclass(frozen=True)
-class Translation:
-    """The best hypothesis for one line."""
+class Hypothesis:
+    """One translation of a line.
 
+    `score` is the mean log-probability of a token, to base 2 and with the length penalty, as
+    fairseq-generate prints it: higher is better.
+    """
+
+    text: str
     pieces: str
-    was_truncated: bool
+    score: float
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The hypotheses for one line, the best first: as many as asked for, or all that were found."""
+
+    hypotheses: tuple[Hypothesis, ...]
+    was_truncated: bool = False  # only the beginning of the line was translated
+
+    @property
+    def text(self) -> str:
+        """The best hypothesis."""
+        return self.hypotheses[0].text
+
+    @property
+    def score(self) -> float:
+        """How likely the model finds it."""
+        return self.hypotheses[0].score
+
+
+NOTHING = Translation((Hypothesis("", "", 0.0),))  # of an empty line

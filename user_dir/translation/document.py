@@ -1,43 +1,53 @@
-"""Lines that are translated in place, in whatever order their batches come back."""
+"""Lines that are translated in whatever order their batches come back, and leave in their own."""
 
 from collections.abc import Iterator, Sequence
 
 from user_dir.errors import UserError
 from user_dir.text.pairs import Pair
 from user_dir.translation.batching import BatchLimits, make_batches
-from user_dir.translation.decoding import Batch
+from user_dir.translation.decoding import NOTHING, Batch, Translation
 
 
 class Document:
-    """Lines of pieces, each of which its translation replaces, so that nothing is held twice.
+    """Lines of pieces, and their translations as far as these are known.
 
     Args:
         lines: pieces with spaces between; an empty line is its own translation.
-        direction: as of `Batch`.
+        direction, nbest: as of `Batch`.
     """
 
-    def __init__(self, lines: list[str], *, direction: Pair | None = None):
-        self._lines, self.direction = lines, direction
-        self._is_waiting = bytearray(map(bool, lines))
+    def __init__(self, lines: Sequence[str], *, direction: Pair | None = None, nbest: int = 1):
+        self._lines, self.direction, self._nbest = lines, direction, nbest
+        self._translations = [None if line else NOTHING for line in lines]
+        self._num_out = 0
 
     @property
     def num_waiting(self) -> int:
         """How many lines have no translation yet."""
-        return self._is_waiting.count(1)
+        return self._translations.count(None)
 
     def batches(self, limits: BatchLimits) -> Iterator[tuple[list[int], Batch]]:
         """Yield (indices of lines, their batch) for all lines that are not empty."""
         for indices in make_batches(self._lines, limits):
-            yield indices, Batch([self._lines[index] for index in indices], self.direction)
+            lines = [self._lines[index] for index in indices]
+            yield indices, Batch(lines, self.direction, self._nbest)
 
-    def put(self, indices: Sequence[int], texts: Sequence[str]) -> None:
+    def put(self, indices: Sequence[int], translations: Sequence[Translation]) -> None:
         """Put the translations of a batch in their places."""
-        for index, text in zip(indices, texts, strict=True):
-            self._lines[index] = text
-            self._is_waiting[index] = 0
+        for index, translation in zip(indices, translations, strict=True):
+            self._translations[index] = translation
 
-    def translated(self) -> list[str]:
-        """A translation for every line.
+    def take_ready(self) -> Iterator[Translation]:
+        """The translations that wait for no line before them, each of them once."""
+        while self._num_out < len(self._lines):
+            translation = self._translations[self._num_out]
+            if translation is None:
+                return
+            self._num_out += 1
+            yield translation
+
+    def check_complete(self) -> None:
+        """See that every line has a translation.
 
         Raises:
             UserError: one is missing.
@@ -45,7 +55,5 @@ class Document:
         if self.num_waiting:
             raise UserError(
                 f"{self.num_waiting} of {len(self._lines)} lines have no translation, the first of "
-                f"them is line {self._is_waiting.index(1) + 1}; nothing was written. Please report "
-                "this"
+                f"them is line {self._translations.index(None) + 1}. Please report this"
             )
-        return self._lines

@@ -1,6 +1,7 @@
 """Translating batches of lines in pieces, with fairseq's beam search."""
 
 import logging
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from user_dir.errors import MisfitError, UserError
 from user_dir.text.leftovers import name_without
 from user_dir.text.pairs import Pair
 from user_dir.training.in_step import is_spread
-from user_dir.translation.decoding import Batch, Decoding, Translation
+from user_dir.translation.decoding import Batch, Decoding, Hypothesis, Translation
 
 
 class Engine:
@@ -50,7 +51,7 @@ class Engine:
         )
 
     def translate(self, batch: Batch) -> list[Translation]:
-        """Translate the lines of one batch."""
+        """Translate the lines of one batch; texts are left in pieces."""
         lines = batch.lines
         self._set_direction(batch.direction)
         tokens, was_truncated = self._encode(lines)
@@ -61,7 +62,7 @@ class Engine:
         hypotheses = self.task.inference_step(self.generator, self.models, sample)
         by_index = dict(zip(sample["id"].tolist(), hypotheses, strict=True))
         return [
-            Translation(self._pieces(by_index[index], line), was_truncated[index])
+            Translation(self._read(by_index[index][: batch.nbest], line), was_truncated[index])
             for index, line in enumerate(lines)
         ]
 
@@ -103,16 +104,20 @@ class Engine:
             for ids, is_long in zip(tokens, was_truncated, strict=True)
         ], was_truncated
 
-    def _pieces(self, hypotheses: list, line: str) -> str:
-        if not hypotheses:
+    def _read(self, found: list[dict], line: str) -> tuple[Hypothesis, ...]:
+        if not found:
             raise UserError(
                 f'no translation came out for "{line[:60]}": the model\'s scores are no numbers; '
                 "try another checkpoint (--path), or float32 instead of --fp16"
             )
-        return self.task.target_dictionary.string(
-            hypotheses[0]["tokens"].int().cpu(),
+        return tuple(self._hypothesis(one) for one in found)
+
+    def _hypothesis(self, found: dict) -> Hypothesis:
+        pieces = self.task.target_dictionary.string(
+            found["tokens"].int().cpu(),
             extra_symbols_to_ignore=self.generator.symbols_to_strip_from_output,
         )
+        return Hypothesis(pieces, pieces, float(found["score"]) / math.log(2))
 
 
 def _load_models(decoding: Decoding) -> tuple[list, Any]:

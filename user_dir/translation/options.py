@@ -104,7 +104,20 @@ def add_batching_options(parser: argparse.ArgumentParser) -> None:
         help="the --processes share the experts instead, for a model too large for one of them; "
         "their number must divide that of the model's logical ranks",
     )
-    add("--progress", action="store_true", help="report lines and speed on standard error")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--progress",
+        action="store_true",
+        help="show lines, rate and time left on standard error (default: on a terminal)",
+    )
+    shown.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def shows_progress(args: argparse.Namespace, *, output_on_terminal: bool = False) -> bool | None:
+    """Whether to show progress, as of `Progress`; the output would run into it on a terminal."""
+    if args.progress:
+        return True
+    return False if args.quiet or output_on_terminal else None
 
 
 def batch_limits(args: argparse.Namespace) -> BatchLimits:

@@ -1,22 +1,19 @@
-"""Several local processes that translate batches: copies of the models, or shares of their experts.
+"""Local processes that translate batches: what the parent knows of one, and how one lives.
 
-The parent hands a batch to whoever is idle. It ends all workers when one fails, and a worker
-ends when the parent is gone. This is no pool as `text.large.worker_pool` is: a worker is somebody
-with a device, a loaded model and perhaps a share of its experts, which has to be told from the
-others; it is started afresh, not forked, and its own sentence is what the user gets to read.
+The parent ends all of them when one fails, and a worker ends when the parent is gone. This is no
+pool as `text.large.worker_pool` is: a worker is somebody with a device, a loaded model and perhaps
+a share of its experts, which has to be told from the others; it is started afresh, not forked, and
+its own sentence is what the user gets to read.
 """
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
 from user_dir.errors import UserError
-from user_dir.text.leftovers import temporary_folder
 from user_dir.translation.decoding import Batch, Decoding, Translation
 
 if TYPE_CHECKING:
@@ -25,17 +22,40 @@ if TYPE_CHECKING:
 _GRACE_SECONDS = 5.0
 
 
-@dataclass
-class _Worker:
-    """A process and the parent's end of the pipe to it."""
+class Worker:
+    """A process, and the parent's end of the pipe to it.
 
-    process: SpawnProcess
-    connection: Connection
-    batch: int | None = None  # the index of what it translates; None while it loads the models
+    Args:
+        work: what it does, with its own end of the pipe and the arguments.
+    """
+
+    def __init__(self, work: Callable[..., None], arguments: tuple):
+        # Not fork: a child must not inherit OpenMP's threads or a GPU's context.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+        self.process.start()
+        theirs.close()  # now only the worker holds it: its death is an end of file here
+        self.is_ready = False  # until it has loaded the models
+        self.batch: int | None = None  # the number of the batch that it has to do
+        self.waiting: Batch | None = None  # that batch, until the worker is ready for it
+
+    def send(self, batch: Batch, workers: Sequence["Worker"]) -> None:
+        """Hand over a batch."""
+        try:
+            self.connection.send(batch)
+        except (BrokenPipeError, ConnectionError):
+            raise _death(self, workers) from None
+
+    def send_waiting(self, workers: Sequence["Worker"]) -> None:
+        """Hand over the batch that waits for it, if one does."""
+        if self.waiting is not None:
+            self.send(self.waiting, workers)
+            self.waiting = None
 
 
 @dataclass(frozen=True)
-class _Peers:
+class Peers:
     """How a worker finds those that it shares the experts with."""
 
     init_method: str
@@ -43,114 +63,19 @@ class _Peers:
     count: int
 
 
-def translate_batches(
-    decoding: Decoding, batches: Iterable[Batch], *, processes: int
-) -> Iterator[tuple[int, list[Translation]]]:
-    """Yield (index of a batch, its translations), here or in several processes, in any order.
-
-    A batch is drawn when somebody is free to translate it.
-    """
-    batches = iter(batches)
-    first = list(islice(batches, processes))
-    batches = chain(first, batches)
-    if not first:
-        return
-    if decoding.spread_experts:
-        yield from translate_with_spread_experts(decoding, batches, processes=processes)
-    elif len(first) > 1:
-        yield from translate_with_copies(decoding, batches, processes=len(first))
-    else:
-        engine = _load(decoding)
-        for number, batch in enumerate(batches):
-            yield number, engine.translate(batch)
+def wait_for_any(workers: Sequence[Worker]) -> list[Worker]:
+    """Those that have sent something, or have died, once there are any."""
+    by_connection = {worker.connection: worker for worker in workers}
+    heard = wait(list(by_connection))
+    return [worker for connection, worker in by_connection.items() if connection in heard]
 
 
-def translate_with_copies(
-    decoding: Decoding, batches: Iterable[Batch], *, processes: int
-) -> Iterator[tuple[int, list[Translation]]]:
-    """Yield (index of a batch, its translations) as they come; ends all workers at the end.
+def receive(worker: Worker, workers: Sequence[Worker]) -> list[Translation]:
+    """What a worker sends: nothing when it is ready, then the translations of its batches.
 
     Raises:
-        UserError: a worker failed or was killed.
+        UserError: its own sentence, or one on its death among the others.
     """
-    workers: list[_Worker] = []
-    try:
-        for index in range(processes):
-            workers.append(_start(_serve_with_copy, (decoding, index, processes)))
-        yield from _share_out(workers, batches)
-    finally:
-        _end(workers)
-
-
-def translate_with_spread_experts(
-    decoding: Decoding, batches: Iterable[Batch], *, processes: int
-) -> Iterator[tuple[int, list[Translation]]]:
-    """Yield (index of a batch, its translations) from processes that share the experts.
-
-    All of them work on the same batch; the first one has its lines and sends the translations.
-
-    Raises:
-        UserError: a worker failed or was killed.
-    """
-    workers: list[_Worker] = []
-    with temporary_folder() as folder:
-        try:
-            for index in range(processes):
-                peers = _Peers(f"file://{folder}/rendezvous", index, processes)
-                workers.append(_start(_serve_with_share, (decoding, index, peers)))
-            _wait_for_first(workers)  # until it is ready
-            for number, batch in enumerate(batches):
-                _send(workers[0], batch, workers)
-                for worker in workers[1:]:
-                    _send(worker, Batch((), batch.direction), workers)
-                yield number, _wait_for_first(workers)
-        finally:
-            _end(workers)
-
-
-def _start(work: Callable[..., None], arguments: tuple) -> _Worker:
-    # Not fork: a child must not inherit OpenMP's threads or a GPU's context.
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
-    process.start()
-    theirs.close()  # now only the worker holds it: its death is an end of file here
-    return _Worker(process, ours)
-
-
-def _share_out(
-    workers: list[_Worker], batches: Iterable[Batch]
-) -> Iterator[tuple[int, list[Translation]]]:
-    unsent = enumerate(batches)
-    by_connection = {worker.connection: worker for worker in workers}
-    while by_connection:
-        for connection in wait(list(by_connection)):
-            assert isinstance(connection, Connection)
-            worker = by_connection[connection]
-            translations = _receive(worker, workers)
-            finished = worker.batch
-            worker.batch, batch = next(unsent, (None, None))
-            if batch is None:
-                del by_connection[connection]
-            else:
-                _send(worker, batch, workers)
-            if finished is not None:
-                yield finished, translations
-
-
-def _wait_for_first(workers: list[_Worker]) -> list[Translation]:
-    """What the first worker sends; everyone is heard, so that nobody's death goes unnoticed."""
-    by_connection = {worker.connection: worker for worker in workers}
-    while True:
-        for connection in wait(list(by_connection)):
-            assert isinstance(connection, Connection)
-            worker = by_connection[connection]
-            message = _receive(worker, workers)
-            if worker is workers[0]:
-                return message
-
-
-def _receive(worker: _Worker, workers: list[_Worker]) -> list[Translation]:
     try:
         message = worker.connection.recv()
     except (EOFError, ConnectionError):
@@ -160,28 +85,8 @@ def _receive(worker: _Worker, workers: list[_Worker]) -> list[Translation]:
     return message
 
 
-def _send(worker: _Worker, batch: Batch, workers: list[_Worker]) -> None:
-    try:
-        worker.connection.send(batch)
-    except (BrokenPipeError, ConnectionError):
-        raise _death(worker, workers) from None
-
-
-def _death(worker: _Worker, workers: list[_Worker]) -> UserError:
-    worker.process.join(_GRACE_SECONDS)
-    status = worker.process.exitcode
-    if status is not None and status < 0:
-        how = f"was ended by {signal.Signals(-status).name}"
-        cure = "if memory ran out, fewer --processes or a smaller --max-tokens would do"
-    else:
-        how, cure = f"failed with status {status}", "its own message is above"
-    return UserError(
-        f"worker {workers.index(worker) + 1} of {len(workers)} {how}; the others were stopped and "
-        f"nothing was written. {cure[0].upper()}{cure[1:]}"
-    )
-
-
-def _end(workers: list[_Worker]) -> None:
+def end(workers: Sequence[Worker]) -> None:
+    """End all of them, at work or not."""
     for worker in workers:
         worker.connection.close()
         worker.process.terminate()
@@ -192,7 +97,7 @@ def _end(workers: list[_Worker]) -> None:
             worker.process.join()
 
 
-def _load(decoding: Decoding, *, device_index: int = 0, processes: int = 1) -> "Engine":
+def load_engine(decoding: Decoding, *, device_index: int = 0, processes: int = 1) -> "Engine":
     """The models, on this process's share of the cores."""
     # Here, not at the top: --help and mistakes in the options need no torch.
     import torch
@@ -204,13 +109,11 @@ def _load(decoding: Decoding, *, device_index: int = 0, processes: int = 1) -> "
     return Engine(decoding, device_index=device_index)
 
 
-def _serve_with_copy(
-    connection: Connection, decoding: Decoding, index: int, processes: int
-) -> None:
+def serve_with_copy(connection: Connection, decoding: Decoding, index: int, processes: int) -> None:
     """A worker's life: load, say so, then answer batches until the parent goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends us
     try:
-        engine = _load(decoding, device_index=index, processes=processes)
+        engine = load_engine(decoding, device_index=index, processes=processes)
         connection.send([])
         while True:
             connection.send(engine.translate(connection.recv()))
@@ -220,9 +123,7 @@ def _serve_with_copy(
         return
 
 
-def _serve_with_share(
-    connection: Connection, decoding: Decoding, index: int, peers: _Peers
-) -> None:
+def serve_with_share(connection: Connection, decoding: Decoding, index: int, peers: Peers) -> None:
     """The life of a worker that holds a share of the experts."""
     import torch.distributed as dist
 
@@ -234,7 +135,7 @@ def _serve_with_share(
             rank=peers.rank,
             world_size=peers.count,
         )
-        engine = _load(decoding, device_index=index, processes=peers.count)
+        engine = load_engine(decoding, device_index=index, processes=peers.count)
         if peers.rank == 0:
             connection.send([])
         while True:
@@ -247,3 +148,17 @@ def _serve_with_share(
         connection.send(error)
     except (EOFError, ConnectionError):
         return
+
+
+def _death(worker: Worker, workers: Sequence[Worker]) -> UserError:
+    worker.process.join(_GRACE_SECONDS)
+    status = worker.process.exitcode
+    if status is not None and status < 0:
+        how = f"was ended by {signal.Signals(-status).name}"
+        cure = "If memory ran out, fewer --processes or a smaller --max-tokens would do"
+    else:
+        how, cure = f"failed with status {status}", "Its own message is above"
+    return UserError(
+        f"worker {list(workers).index(worker) + 1} of {len(workers)} {how}; the others were "
+        f"stopped. {cure}"
+    )
