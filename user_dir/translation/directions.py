@@ -29,6 +29,9 @@ class Directions:
             UserError: a language is missing or unknown; the message names the command's option.
         """
         languages = source or self.source, target or self.target
+        if not self.is_multilingual and languages != self.trained[0].languages:
+            asked = "-".join(map(str, languages))
+            raise UserError(f"{asked}: the checkpoint translates {self.trained[0]} only")
         for flag, language in zip(("--source-lang", "--target-lang"), languages, strict=True):
             if language is None:
                 trained = ",".join(map(str, self.trained))
@@ -38,6 +41,4 @@ class Directions:
                 raise UserError(f"{flag} {language}: the checkpoint knows {known}")
         source, target = languages
         assert source is not None and target is not None
-        if not self.is_multilingual and (source, target) != self.trained[0].languages:
-            raise UserError(f"the checkpoint translates {self.trained[0]}, not {source}-{target}")
         return Pair(source, target)
