@@ -45,6 +45,7 @@ setup(
         "sacremoses",
         "sentencepiece",
         "torch>=2.6",
+        "tqdm",
     ],
     # What scomoe-prepare reads with them: Parquet, and files that zstd has compressed.
     extras_require={"parquet": ["pyarrow"], "zstd": ["backports.zstd"]},
