@@ -20,6 +20,7 @@ from tests.support.commands import (
     updates_of,
 )
 from user_dir import register  # noqa: F401 - lets the safe loader read fairseq checkpoints
+from user_dir.reporting.statistics_file import STATISTICS, read_records
 
 LOGGED = ("loss", "nll_loss", "gnorm", "sample_size", "moe_gate_loss", "moe_overflow1")
 
@@ -33,7 +34,7 @@ def runs(small_corpus, tmp_path_factory):
         command = module("train", "--processes", str(processes))
         arguments = train_arguments(small_corpus / "bin", save_dir)
         extra = ["--max-update", "8", "--save-interval-updates", "4", "--max-epoch", "2"]
-        done = run([*command, *arguments, *extra])
+        done = run([*command, *arguments, *extra, "--moe-statistics-interval", "4"])
         output = done.stdout + done.stderr
         results[processes] = save_dir, updates_of(output), updates_of(output, tag="valid")
     return results
@@ -61,6 +62,25 @@ def test_validation_does_not_depend_on_the_processes(runs):
         for number, record in expected.items():
             for key in ("valid_loss", "valid_nll_loss", "valid_moe_gate_loss"):
                 assert runs[processes][2][number][key] == pytest.approx(record[key], abs=1.1e-3)
+
+
+def test_statistics_do_not_depend_on_the_processes(runs):
+    records = {
+        processes: [r for r in read_records(folder / STATISTICS) if r["kind"] != "run"]
+        for processes, (folder, _, _) in runs.items()
+    }
+    assert len(records[1]) > 3
+    for processes in (2, 4):
+        for mine, expected in zip(records[processes], records[1], strict=True):
+            for key in ("kind", "updates", "batches", "tokens"):
+                assert mine[key] == expected[key]
+            assert mine["nll_loss"] == pytest.approx(expected["nll_loss"], abs=1e-3)
+            assert mine["layers"].keys() == expected["layers"].keys()
+            for name, layer in expected["layers"].items():
+                # A choice between two experts may fall otherwise by rounding.
+                assert mine["layers"][name]["load"] == pytest.approx(layer["load"], abs=2)
+                for key in ("tokens_global", "entropy", "overflow1", "balance_loss"):
+                    assert mine["layers"][name][key] == pytest.approx(layer[key], rel=1e-2)
 
 
 # Tokens a batch, and which micro-batch of the epoch's last update finds ranks without a batch.

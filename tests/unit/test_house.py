@@ -17,6 +17,7 @@ ORDER = (
     "option_values",
     "fast_moe",
     "text",
+    "reporting",
     "checkpoints",
     "transformer",
     "training",
@@ -24,7 +25,7 @@ ORDER = (
     "translation",
     "cli",
 )
-WITHOUT_FAIRSEQ = ("errors", "fast_moe", "text")
+WITHOUT_FAIRSEQ = ("errors", "fast_moe", "text", "reporting")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FOLDERS = sorted({path.parent for path in MODULES})
 

@@ -284,4 +284,5 @@ class EfficientMoeLayer(nn.Module):
             kind=self.kind,
             num_experts=self.topology.num_experts,
             use=use,
+            directions=tokens.directions,
         )

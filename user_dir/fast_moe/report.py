@@ -3,7 +3,7 @@
 What the host knows stays on the host, and the rest is summed with few operations: a forward pass
 makes a report at every update. Shares, means and loads are computed by whoever reads the sums.
 
-Shape suffixes: V hosted ranks, E experts of the layer, G layers.
+Shape suffixes: V hosted ranks, T tokens, K choices, E experts of the layer, L directions, G layers.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from user_dir.fast_moe.balance import BalanceLosses, RoutedPart
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.shared_expert import MixtureUse
+from user_dir.fast_moe.tokens.ranked import TokenDirections
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class MoeReport:
     num_hosted: int  # V
     use: MixtureUse | None = None  # of the mixture, under conditional routing
     kinds_KG: Tensor | None = None  # CLUSTER only: tokens of each kind in each group
+    # Choices kept, by direction of the token; None: the tokens do not know theirs.
+    by_direction_LxE: Tensor | None = None
 
     @property
     def balance_loss_V(self) -> Tensor | None:
@@ -73,6 +76,7 @@ def make_report(
     assignment_seconds: float = 0.0,
     use: MixtureUse | None = None,
     kinds_KG: Tensor | None = None,
+    directions: TokenDirections | None = None,
 ) -> MoeReport:
     """The report of a layer over the ranks of this process.
 
@@ -81,7 +85,11 @@ def make_report(
         losses: of the layer's gate, if it has one.
         use: of the mixture, under conditional routing.
         kinds_KG: of a clustering layer: tokens of each kind in each group.
+        directions: of the tokens, in the order in which they were routed.
     """
+    by_direction_LxE = None
+    if directions is not None:
+        by_direction_LxE = _count_by_direction(parts, directions, num_experts=num_experts)
     on_rank, in_node, between = map(sum, zip(*sent_bytes, strict=True))
     known = KnownSums(
         bytes_rank=float(on_rank),
@@ -98,6 +106,7 @@ def make_report(
         num_hosted=parts[0].routing.counts_VE.shape[0],
         use=use,
         kinds_KG=kinds_KG,
+        by_direction_LxE=by_direction_LxE,
     )
 
 
@@ -166,3 +175,18 @@ def _count(
         zero if losses is None else losses.is_balanced_V.sum().double(),
     ]
     return torch.cat([torch.stack(sums), made_or_kept.flatten().double()])
+
+
+def _count_by_direction(
+    parts: Sequence[RoutedPart], directions: TokenDirections, *, num_experts: int
+) -> Tensor:
+    nowhere = directions.number * num_experts
+    counts = torch.zeros(nowhere + 1, dtype=torch.float64, device=directions.ids_VT.device)
+    for part in parts:
+        ids_VTK = part.routing.expert_ids_VTK.clamp(min=0)
+        experts_VTK = part.experts_VE.gather(1, ids_VTK.flatten(1)).view_as(ids_VTK)
+        cell_VTK = directions.ids_VT.unsqueeze(-1) * num_experts + experts_VTK
+        cell_VTK = torch.where(part.routing.slots_VTK >= 0, cell_VTK, nowhere)
+        ones = counts.new_ones(()).expand(cell_VTK.numel())
+        counts.scatter_add_(0, cell_VTK.flatten(), ones)
+    return counts[:-1].view(directions.number, num_experts)

@@ -14,10 +14,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from user_dir.errors import UserError
+from user_dir.training.directions import Directions
 
 # What a batch for ranks is made of; a dataset that adds to it would see that dropped.
-_PARTS = {"id", "nsentences", "ntokens", "net_input", "target"}
+_PARTS = {"id", "nsentences", "ntokens", "net_input", "target", "directions"}
 _INPUTS = {"src_tokens", "src_lengths", "prev_output_tokens"}
+# What joining adds, and stock models do not take.
+_OF_RANKS = {"sentence_ranks", "sentence_directions"}
 
 
 class WholeDataset(BaseWrapperDataset):
@@ -48,6 +51,7 @@ class RankedDataset(Dataset):
 
     Args:
         left_pad_source, left_pad_target: how the dataset pads; wrappers of fairseq's do not say.
+        directions: of the dataset's parts, to be handed to the model; None: nobody counts them.
     """
 
     def __init__(
@@ -59,14 +63,17 @@ class RankedDataset(Dataset):
         left_pad_source: bool,
         left_pad_target: bool,
         num_hosted: int,
+        directions: Directions | None = None,
     ):
         self.dataset = dataset
+        self.directions = directions
         self.pad_idx, self.eos_idx, self.num_hosted = pad_idx, eos_idx, num_hosted
         self.left_pad_source, self.left_pad_target = left_pad_source, left_pad_target
 
     def __getitem__(self, key: tuple[int, int]):
         hosted_rank, index = key
-        return hosted_rank, self.dataset[index]
+        item = self.dataset[index]
+        return hosted_rank, item if self.directions is None else self.directions.mark(index, item)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -83,12 +90,15 @@ class RankedDataset(Dataset):
             items[hosted].append(item)
         # Not every collater of fairseq's takes an empty list.
         batches = [self.dataset.collater(of_rank) if of_rank else {} for of_rank in items]
+        if self.directions is not None:
+            batches = [batch and self.directions.unmark(batch) for batch in batches]
         return join_batches(
             batches,
             pad_idx=self.pad_idx,
             eos_idx=self.eos_idx,
             left_pad_source=self.left_pad_source,
             left_pad_target=self.left_pad_target,
+            has_directions=self.directions is not None,
         )
 
 
@@ -99,12 +109,14 @@ def join_batches(
     eos_idx: int,
     left_pad_source: bool = True,
     left_pad_target: bool = False,
+    has_directions: bool = False,
 ) -> dict:
     """One batch from a fairseq batch for each hosted rank; an empty one stands for no data.
 
     ``net_input["sentence_ranks"]`` says whose each sentence is. A rank without data gets one
     `[eos]` source and a target with nothing to score, whose rank is -1: it takes part in every
-    exchange with no tokens, and counts nowhere.
+    exchange with no tokens, and counts nowhere. ``net_input["sentence_directions"]`` is joined
+    from ``batch["directions"]`` where the batches have directions.
 
     Raises:
         UserError: a batch holds something else than tokens, or lacks a target.
@@ -120,7 +132,7 @@ def join_batches(
         width = max(tensor.shape[1] for tensor in tensors)
         return torch.cat([_pad(tensor, width, pad_idx, left_pad) for tensor in tensors])
 
-    return {
+    joined = {
         "id": torch.cat([batch["id"] for batch in filled]),
         "nsentences": sum(batch["nsentences"] for batch in filled),
         "ntokens": sum(batch["ntokens"] for batch in filled),
@@ -132,6 +144,12 @@ def join_batches(
         },
         "target": join("target", left_pad_target),
     }
+    if has_directions:
+        nowhere = torch.tensor([0])
+        joined["net_input"]["sentence_directions"] = torch.cat(
+            [batch.get("directions", nowhere) for batch in filled]
+        )
+    return joined
 
 
 def real_sentences(sample: dict) -> Tensor:
@@ -149,7 +167,7 @@ def without_ranks(sample: dict) -> dict:
         return sample
     keep = real_sentences(sample)
     net_input = {
-        key: value[keep] for key, value in sample["net_input"].items() if key != "sentence_ranks"
+        key: value[keep] for key, value in sample["net_input"].items() if key not in _OF_RANKS
     }
     return {
         **sample,

@@ -40,6 +40,13 @@ class MoeCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfig):
         default="none",
         metadata={"help": "none; neg-log of fairseq's MoE branch is refused, with the reason"},
     )
+    moe_statistics_interval: int = field(
+        default=100,
+        metadata={
+            "help": "updates between two records of moe_statistics.jsonl beside the checkpoints, "
+            "which scomoe-report shows; 0: no such file"
+        },
+    )
 
 
 @register_criterion("moe_cross_entropy", dataclass=MoeCrossEntropyConfig)
@@ -59,6 +66,7 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         moe_gate_loss_wt=0.01,
         moe_gate_loss_combine_method="average",
         moe_gate_loss_transform="none",
+        moe_statistics_interval=100,
     ):
         refuse_unconnected_processes()
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
@@ -71,6 +79,12 @@ class MoeCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             raise UserError(
                 f"--moe-gate-loss-wt must be 0 or more, but is {moe_gate_loss_wt}; 0.01 is usual"
             )
+        if moe_statistics_interval < 0:
+            raise UserError(
+                "--moe-statistics-interval must be a number of updates, or 0 for no statistics, "
+                f"but is {moe_statistics_interval}; 100 is usual"
+            )
+        self.statistics_interval = moe_statistics_interval
         self.gate_loss_weight = moe_gate_loss_wt
         self.combine = str(moe_gate_loss_combine_method)
 

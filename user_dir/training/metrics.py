@@ -20,6 +20,8 @@ from user_dir.fast_moe.report import LayerSums, MoeReport, gather_sums
 
 # Among the logging outputs, the sums of all layers stand under this and the layers' names.
 PREFIX = "moe_sums:"
+# Under this and the names of the layers that count by direction, their counts (layers, L, E).
+DIRECTIONS_PREFIX = "moe_directions:"
 
 # Of a mixture: shares of the choices made (overflow), of the tokens (unrouted, reaches), of an even
 # load; nats a token. By name: what is divided by what.
@@ -51,7 +53,15 @@ _HIDDEN = "_"  # fairseq shows nothing that begins so
 def moe_logging_output(reports: Sequence[MoeReport]) -> dict[str, Tensor]:
     """What the layers of a forward pass add to a logging output; it adds up over batches."""
     names = ",".join(f"{report.name}={report.kind.value}" for report in reports)
-    return {f"{PREFIX}{names}": gather_sums(reports)}
+    output = {f"{PREFIX}{names}": gather_sums(reports)}
+    counts = {
+        report.name: report.by_direction_LxE
+        for report in reports
+        if report.by_direction_LxE is not None
+    }
+    if counts:
+        output[f"{DIRECTIONS_PREFIX}{','.join(counts)}"] = torch.stack(list(counts.values()))
+    return output
 
 
 def log_moe_metrics(key: str, sums_G: Tensor) -> None:

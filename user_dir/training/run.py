@@ -13,6 +13,7 @@ from fairseq_cli.train import train as train_epoch
 
 from user_dir.errors import UserError
 from user_dir.training.connection import limit_waiting
+from user_dir.training.run_record import open_statistics
 from user_dir.training.stopping import StopAgreed
 from user_dir.training.trainer import CarefulTrainer
 
@@ -52,6 +53,7 @@ def train(cfg, *, timeout_minutes: float) -> None:
             trainer.get_num_updates(),
         )
         return
+    trainer.statistics = open_statistics(cfg, trainer)
     try:
         _train_epochs(cfg, trainer, epochs)
         is_stopped = False

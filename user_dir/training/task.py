@@ -2,7 +2,7 @@
 
 import logging
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from fairseq.data import ConcatDataset
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.translation import EVAL_BLEU_ORDER, TranslationConfig, TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
@@ -27,6 +28,7 @@ from user_dir.training.batches import (
 )
 from user_dir.training.cluster_tables import make_cluster_tables
 from user_dir.training.corpus_files import FileDictionary, Side, check_split
+from user_dir.training.directions import directions_of, directions_told_apart
 from user_dir.training.in_step import StepwiseEnsemble, decode_everywhere, is_spread
 from user_dir.training.language_tokens import PairTokenManager, add_pair_tokens
 
@@ -42,6 +44,7 @@ class _RankedBatches(FairseqTask):
 
     _trains = False
     _topology: Topology | None = None
+    directions: tuple[str, ...] = ()  # that the layers' statistics tell apart
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -86,12 +89,21 @@ class _RankedBatches(FairseqTask):
         self._ranked: WeakKeyDictionary = WeakKeyDictionary()
         if self._topology is not None:
             self._refuse_options()
-        return super().build_criterion(cfg, **kwargs)
+        criterion = super().build_criterion(cfg, **kwargs)
+        if self._topology is not None and getattr(criterion, "statistics_interval", 0) > 0:
+            self.directions = directions_told_apart(self._lang_pairs, self._model)
+            self._model.tell_directions_apart(len(self.directions))
+        return criterion
 
     @property
     def _options(self):
         """fairseq's options of the task."""
         raise NotImplementedError
+
+    @property
+    def _lang_pairs(self) -> Sequence[str]:
+        """The corpus's directions, where it can have several."""
+        return ()
 
     def _refuse_options(self) -> None:
         """Refuse what would be loaded with the sentences and then dropped, or cannot be loaded."""
@@ -148,6 +160,7 @@ class _RankedBatches(FairseqTask):
                     left_pad_source=self._options.left_pad_source,
                     left_pad_target=self._options.left_pad_target,
                     num_hosted=topology.num_hosted,
+                    directions=directions_of(dataset, self.directions),
                 ),
                 ranks=topology.hosted_ranks,
                 num_ranks=topology.num_ranks,
@@ -275,6 +288,18 @@ class ScomoeMultilingualTranslationTask(_RankedBatches, TranslationMultiSimpleEp
                 )
                 for folder in split_paths(folders[kind])[: None if is_training else 1]:
                     yield folder, sides
+
+    @property
+    def _lang_pairs(self) -> Sequence[str]:
+        return self.lang_pairs
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """fairseq's; parts that follow each other say which directions they hold, as others do."""
+        super().load_dataset(split, epoch, combine, **kwargs)
+        dataset = self.datasets[split]
+        if isinstance(dataset, ConcatDataset):
+            parts = self.data_manager.get_split_data_param_list(split, epoch)
+            dataset.keys = [part["key"] for part in parts]
 
     def _refuse_options(self) -> None:
         super()._refuse_options()

@@ -10,6 +10,7 @@ from fairseq.trainer import Trainer
 
 from user_dir.training.divergence import find_divergence
 from user_dir.training.failures import NotFinite, out_of_memory
+from user_dir.training.statistics import RunStatistics
 from user_dir.training.stopping import stop_if_agreed
 
 
@@ -18,11 +19,16 @@ class CarefulTrainer(Trainer):
 
     Attributes:
         saved_updates: the update of the newest checkpoint of this run; None: none yet.
+        statistics: told of every update and validation; None: nobody asks here.
     """
 
     def __init__(self, cfg, task, model, criterion, quantizer=None):
         super().__init__(cfg, task, model, criterion, quantizer)
         self.saved_updates: int | None = None
+        self.statistics: RunStatistics | None = None
+        # fairseq calls this after each validation of a subset; no task of its own has it.
+        task.post_validate = self._after_validation
+        self._subset = ""
         self._samples: list = []
         self._train_iterator = None
 
@@ -33,7 +39,11 @@ class CarefulTrainer(Trainer):
     def train_step(self, samples, raise_oom=False):
         """One update; raises `StopAgreed` after one at which all processes agree to stop."""
         self._samples = samples  # to be looked at again if their gradients are not finite
+        if self.statistics is not None:
+            self.statistics.begin_update()
         logging_output = super().train_step(samples, raise_oom)
+        if self.statistics is not None:
+            self.statistics.end_update(self.get_num_updates(), self._state)
         stop_if_agreed()
         return logging_output
 
@@ -42,6 +52,33 @@ class CarefulTrainer(Trainer):
         logging_output = super().valid_step(sample, raise_oom)
         stop_if_agreed()
         return logging_output
+
+    def get_valid_iterator(self, subset, disable_iterator_cache=False):
+        """fairseq's; validation of that subset follows."""
+        self._subset = subset
+        return super().get_valid_iterator(subset, disable_iterator_cache)
+
+    def _after_validation(self, model, stats, meters) -> None:
+        if self.statistics is not None:
+            measured = {"bleu": stats["bleu"]} if "bleu" in stats else {}
+            state = {**self._state(), "subset": self._subset, **measured}
+            self.statistics.end_validation(self.get_num_updates(), state)
+
+    def _state(self) -> dict[str, float]:
+        iterator = self._train_iterator
+        return {
+            "epoch": 0 if iterator is None else iterator.epoch,
+            "wall": round(float(self.cumulative_training_time()), 1),
+            "lr": self.get_lr(),
+        }
+
+    def _reduce_and_log_stats(self, logging_outputs, sample_size, grad_norm=None):
+        """fairseq's, where the logging outputs of all processes have just been added up."""
+        if self.statistics is not None and logging_outputs is not None:
+            is_update = grad_norm is not None
+            add = self.statistics.add_update if is_update else self.statistics.add_validation
+            add(logging_outputs)
+        return super()._reduce_and_log_stats(logging_outputs, sample_size, grad_norm)
 
     def _log_oom(self, exc):
         """fairseq goes on after this; its peers would pair their batches with other ones."""
@@ -113,6 +150,8 @@ class CarefulTrainer(Trainer):
         """Save first where a checkpoint is due after the validation, which may take long."""
         if self._is_save_due():
             self.save_once(only_last=True)
+        if self.statistics is not None:
+            self.statistics.pause()
         super().begin_valid_epoch(epoch)
 
     def save_once(self, *, only_last: bool) -> None:

@@ -43,6 +43,7 @@ class ScomoeDecoder(MoeStack, TransformerDecoderBase):
         incremental_state=None,
         noise: NoiseKey | None = None,
         features_only: bool = False,
+        sentence_directions: Tensor | None = None,
         **kwargs,
     ):
         """fairseq's decoder; the extra dictionary also holds "moe_reports" and "sentence_ranks"."""
@@ -59,6 +60,7 @@ class ScomoeDecoder(MoeStack, TransformerDecoderBase):
             encoder_out,
             incremental_state,
             noise,
+            sentence_directions=sentence_directions,
             full_context_alignment=kwargs.get("full_context_alignment", False),
             alignment_layer=kwargs.get("alignment_layer"),
             alignment_heads=kwargs.get("alignment_heads"),
@@ -83,6 +85,7 @@ class ScomoeDecoder(MoeStack, TransformerDecoderBase):
         incremental_state,
         noise: NoiseKey | None,
         *,
+        sentence_directions: Tensor | None = None,
         full_context_alignment: bool = False,
         alignment_layer: int | None = None,
         alignment_heads: int | None = None,
@@ -99,6 +102,7 @@ class ScomoeDecoder(MoeStack, TransformerDecoderBase):
             ids_BS=prev_output_tokens,
             padding_idx=self.padding_idx,
             is_reported=incremental_state is None,
+            direction_B=sentence_directions,
         )
         encoded = encoder_out["encoder_out"][0]
         encoder_padding_mask = encoder_out["encoder_padding_mask"][0]

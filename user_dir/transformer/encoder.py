@@ -40,6 +40,7 @@ class ScomoeEncoder(MoeStack, TransformerEncoderBase):
         token_embeddings: Tensor | None = None,
         sentence_ranks: Tensor | None = None,
         noise: NoiseKey | None = None,
+        sentence_directions: Tensor | None = None,
     ):
         """fairseq's encoder, whose result also holds "moe_reports" and "sentence_ranks".
 
@@ -53,7 +54,12 @@ class ScomoeEncoder(MoeStack, TransformerEncoderBase):
         is_pad_BS = src_tokens.eq(self.padding_idx)
         padding_mask = is_pad_BS if is_pad_BS.any() else None
         tokens = self._rank_tokens(
-            is_pad_BS, sentence_ranks, noise, ids_BS=src_tokens, padding_idx=self.padding_idx
+            is_pad_BS,
+            sentence_ranks,
+            noise,
+            ids_BS=src_tokens,
+            padding_idx=self.padding_idx,
+            direction_B=sentence_directions,
         )
         x, embedding = self.forward_embedding(src_tokens, token_embeddings)
         x = x.masked_fill(is_pad_BS.unsqueeze(-1), 0).transpose(0, 1)

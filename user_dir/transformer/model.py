@@ -131,6 +131,7 @@ class ScomoeModel(TransformerModel):
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
         sentence_ranks: Tensor | None = None,
+        sentence_directions: Tensor | None = None,
         **kwargs,
     ):
         """fairseq's forward pass.
@@ -139,6 +140,8 @@ class ScomoeModel(TransformerModel):
             sentence_ranks: for each sentence the hosted rank (0 … V-1) that it belongs to, -1
                 for a sentence that holds no real tokens; by default the batch is divided evenly
                 and in order.
+            sentence_directions: the number of each sentence's translation direction, for the
+                layers' reports; below what `tell_directions_apart` was told.
 
         Returns:
             fairseq's pair; ``extra["moe_reports"]`` holds a `MoeReport` for each MoE layer and
@@ -153,9 +156,23 @@ class ScomoeModel(TransformerModel):
         noise = self._draw_noise_key() if self.training else None
         kwargs.pop("return_all_hiddens", None)
         encoder_out = self.encoder(
-            src_tokens, src_lengths, sentence_ranks=sentence_ranks, noise=noise
+            src_tokens,
+            src_lengths,
+            sentence_ranks=sentence_ranks,
+            noise=noise,
+            sentence_directions=sentence_directions,
         )
-        return self.decoder(prev_output_tokens, encoder_out=encoder_out, noise=noise, **kwargs)
+        return self.decoder(
+            prev_output_tokens,
+            encoder_out=encoder_out,
+            noise=noise,
+            sentence_directions=sentence_directions,
+            **kwargs,
+        )
+
+    def tell_directions_apart(self, number: int) -> None:
+        """Let layers report by direction where batches say which one a sentence has."""
+        self.encoder.num_directions = self.decoder.num_directions = number
 
     def _draw_noise_key(self) -> NoiseKey:
         assert self.moe_parts is not None

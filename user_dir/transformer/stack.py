@@ -20,6 +20,7 @@ class MoeStack:
     moe_parts: MoeParts | None
     tail: MixtureTail | None
     embed_tokens: nn.Embedding
+    num_directions = 0  # that statistics tell apart
 
     def _plan_layers(self, cfg: TransformerConfig, stack: str) -> None:
         """Call before fairseq's constructor, which builds layers without saying which."""
@@ -57,11 +58,13 @@ class MoeStack:
         ids_BS: Tensor,
         padding_idx: int,
         is_reported: bool = True,
+        direction_B: Tensor | None = None,
     ) -> PlacedTokens:
         """Rank the real tokens of a pass.
 
         Args:
             ids_BS: whole sentences; in cached decoding more positions than are computed.
+            direction_B: of each sentence, below `num_directions`.
         """
         assert self.moe_parts is not None
         keys = None
@@ -75,4 +78,6 @@ class MoeStack:
             shares=self.moe_parts.seq_shares,
             is_reported=is_reported,
             keys=keys,
+            direction_B=direction_B,
+            num_directions=self.num_directions,
         )

@@ -111,6 +111,7 @@ def cluster(
     rows_MD = trip.arrive(line)
     report = None
     if tokens.is_reported:
+        directions = tokens.directions
         part = RoutedPart(
             reach=Reach.GLOBAL,
             routing=routing,
@@ -124,6 +125,7 @@ def cluster(
             num_experts=topology.num_experts,
             assignment_seconds=assignment.seconds,
             kinds_KG=count_kinds(assignment.group_VT, tokens, num_groups=gate.num_groups),
+            directions=None if directions is None else directions.reordered(order_VT),
         )
     clusters = _clusters(
         trip, tokens, topology=topology, shares=shares, order_VT=order_VT, report=report

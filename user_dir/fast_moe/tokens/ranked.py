@@ -5,7 +5,7 @@ Shape suffixes: B sentences, S positions of a sentence, V hosted ranks, T tokens
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,6 +28,17 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class TokenDirections:
+    """The translation direction of each token, for statistics alone."""
+
+    ids_VT: Tensor  # any at padding
+    number: int  # of directions
+
+    def reordered(self, order_VT: Tensor) -> "TokenDirections":
+        return TokenDirections(self.ids_VT.gather(1, order_VT), self.number)
+
+
+@dataclass(frozen=True)
 class RankedTokens:
     """Which of a rank's T places hold real tokens; made once for each pass of a stack."""
 
@@ -36,6 +47,8 @@ class RankedTokens:
     sizes: Sizes
     noise: NoiseKey | None  # None: no routing noise (evaluation)
     is_reported: bool  # whether anyone reads the layers' balance losses and statistics
+    # None: nobody asked, or what arrived in a cluster brought none along.
+    directions: TokenDirections | None = field(default=None, kw_only=True)
 
     @property
     def num_tokens(self) -> int:
@@ -120,6 +133,8 @@ def rank_tokens(
     shares: Shares | None = None,
     is_reported: bool = True,
     keys: TokenKeys | None = None,
+    direction_B: Tensor | None = None,
+    num_directions: int = 0,
 ) -> PlacedTokens:
     """Compact the real tokens of every hosted rank, sentence by sentence. A collective.
 
@@ -129,6 +144,7 @@ def rank_tokens(
         shares: of tokens with each reach, where some layer makes a difference among them.
         is_reported: whether layers are to give their balance losses and statistics.
         keys: for layers that look at what tokens are.
+        direction_B: of each sentence, below ``num_directions``; None: they are not told apart.
     """
     num_sentences, length = is_pad_BS.shape
     # Host sync: how many tokens there are decides the size of every later tensor. Once a pass.
@@ -150,6 +166,10 @@ def rank_tokens(
     place_N = place_n.new_full((num_sentences * length,), -1)
     place_N[position_n] = place_n
     position_VT = position.view(num_hosted, num_tokens)
+    directions = None
+    if direction_B is not None:
+        sentence_VT = position_VT.clamp(min=0) % num_sentences
+        directions = TokenDirections(direction_B[sentence_VT], num_directions)
     return PlacedTokens(
         is_pad_VT=position_VT < 0,
         quotas_VR=quotas_on_device(sizes, is_pad_BS.device),
@@ -160,4 +180,5 @@ def rank_tokens(
         place_N=place_N,
         num_sentences=num_sentences,
         keys=keys,
+        directions=directions,
     )

@@ -1,0 +1,1 @@
+"""What a run did: its statistics, and a page that shows them."""
