@@ -30,8 +30,8 @@ Trains with the arguments of fairseq-train; --user-dir is added.
                   (default: one for each GPU, or one on CPUs)
   --distributed-timeout-minutes M
                   end with a sentence when other processes do not answer for so long
-                  (default: 60); at the start they are waited for 10 minutes, or M if less.
-                  Must be longer than it takes to save a checkpoint
+                  (default: 60); must be longer than it takes to save a checkpoint.
+                  At the start they are waited for 10 minutes
   --trust-checkpoint
                   start from a checkpoint whose architecture, task or criterion is neither ours nor
                   one of fairseq's for translation
@@ -216,7 +216,7 @@ def _run(cfg, place: Place | None, timeout_minutes: float, *, trusted: bool) -> 
                 timeout_minutes=timeout_minutes,
             )
             warnings.filterwarnings("ignore", message="Distributed is already initialized")
-        call_main(cfg, train, timeout_minutes=timeout_minutes)
+        call_main(cfg, train)
 
 
 if __name__ == "__main__":

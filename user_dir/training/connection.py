@@ -5,51 +5,44 @@ import uuid
 from datetime import timedelta
 
 import torch.distributed as dist
+from fairseq.distributed.utils import get_global_group
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from user_dir.training.failures import LostPeers
 from user_dir.training.launch import Place
 
-_LONGEST_START_MINUTES = 10.0
+_START_MINUTES = 10.0
 _POLL_SECONDS = 0.05
 
 
-def connect(place: Place, *, backend: str, timeout_minutes: float) -> None:
-    """Make the default process group.
+def connect(
+    place: Place, *, backend: str, timeout_minutes: float, start_minutes: float = _START_MINUTES
+) -> None:
+    """Make the default process group and fairseq's.
 
     Args:
-        timeout_minutes: how long an exchange may wait for other processes; the start waits no
-            longer than 10 minutes for them.
+        timeout_minutes: how long an exchange may wait for other processes.
+        start_minutes: how long this may.
 
     Raises:
         LostPeers: not all processes came in time; names those that did not.
     """
-    start = timedelta(minutes=min(timeout_minutes, _LONGEST_START_MINUTES))
+    start = timedelta(minutes=start_minutes)
     index, count = place.process_index, place.num_processes
     try:
         store, _, _ = next(
             rendezvous(place.init_method, rank=index, world_size=count, timeout=start)
         )
-    except (dist.DistError, RuntimeError, OSError) as error:
+    except (dist.DistError, RuntimeError, OSError, ValueError) as error:
         raise LostPeers(_not_met(place, start, error)) from error
     store.set_timeout(start)
     session = _agree_on_session(store, index=index, count=count, timeout=start)
-    dist.init_process_group(
-        backend,
-        store=PrefixStore(session, store),
-        rank=index,
-        world_size=count,
-        timeout=timedelta(minutes=timeout_minutes),
-    )
-
-
-def limit_waiting(timeout_minutes: float) -> None:
-    """Set the longest wait of every group that was made; torch gives each its back end's."""
-    if not dist.is_initialized():
-        return
-    for group in dist.distributed_c10d._world.pg_map:
-        dist.distributed_c10d._set_pg_timeout(timedelta(minutes=timeout_minutes), group)
+    timeout = timedelta(minutes=timeout_minutes)
+    store = PrefixStore(session, store)
+    dist.init_process_group(backend, store=store, rank=index, world_size=count, timeout=timeout)
+    # fairseq keeps the group that it makes here, and gives it no time-out.
+    get_global_group._global_group = dist.new_group(timeout=timeout)
 
 
 def _agree_on_session(store: Store, *, index: int, count: int, timeout: timedelta) -> str:
@@ -91,7 +84,7 @@ def _missing(index: int, count: int, missing: list[int], timeout: timedelta) -> 
     verb = "is" if len(missing) == 1 else "are"
     return (
         f"process {index} of {count} waited {_minutes(timeout)} for the others, and {names} {verb} "
-        "missing (--distributed-timeout-minutes); look at what they say, and start them all again"
+        "missing; look at what they say, and start them all again"
     )
 
 
@@ -99,7 +92,7 @@ def _not_met(place: Place, timeout: timedelta, error: BaseException) -> str:
     where = place.address
     return (
         f"process {place.process_index} of {place.num_processes} found no peers at {where} within "
-        f"{_minutes(timeout)} (--distributed-timeout-minutes): "
+        f"{_minutes(timeout)}: "
         f"{str(error).strip().splitlines()[0]}; see that process 0 runs there and that this "
         "machine knows the name and reaches the port"
     )

@@ -80,9 +80,9 @@ def _place_of_torchrun(env: Mapping[str, str]) -> Place | None:
 
 
 def _place_of_slurm(env: Mapping[str, str]) -> Place:
-    tasks_per_node = _even_tasks_per_node(env["SLURM_STEP_TASKS_PER_NODE"])
+    tasks_per_node = _even_tasks_per_node(env.get("SLURM_STEP_TASKS_PER_NODE", ""))
     node, local = _number(env, "SLURM_NODEID"), _number(env, "SLURM_LOCALID")
-    host = _first_host(env["SLURM_STEP_NODELIST"])
+    host = _first_host(env.get("SLURM_STEP_NODELIST", ""))
     # A port of this step's own; jobs that share a node rarely meet, and gloo says so if they do.
     step = _number(env, "SLURM_JOB_ID", 0) * 31 + _number(env, "SLURM_STEP_ID", 0)
     address = f"{host}:{20000 + step % 20000}"

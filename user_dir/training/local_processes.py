@@ -15,8 +15,8 @@ from user_dir.training.failures import LostPeers
 
 MENDABLE, LOST_PEERS = 2, 3  # exit statuses: a sentence says what would do; others have ended
 _GRACE_SECONDS = 5.0
-# A victim of another process's end may be the first to go.
-_MOURNING_SECONDS = 1.0
+# Those that lost a peer may go before it: it has a failure to report.
+_MOURNING_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,21 @@ def _python_path() -> str:
 
 
 def _wait(children: list[_Child]) -> int | None:
-    """The process that failed first of itself; None: all have done their work."""
+    """The process whose failure ended the run; None: all have done their work."""
+    deadline = None
     while True:
         statuses = [child.process.poll() for child in children]
-        if any(statuses):
-            break
+        failed = {index: status for index, status in enumerate(statuses) if status}
+        causes = [(status > 0, i) for i, status in failed.items() if status != LOST_PEERS]
+        if causes:
+            return min(causes)[1]  # a killed one before those that failed of it
         if all(status == 0 for status in statuses):
             return None
+        if failed:
+            deadline = deadline or time.monotonic() + _MOURNING_SECONDS
+            if None not in statuses or time.monotonic() > deadline:
+                return min(failed)
         time.sleep(0.1)
-    deadline = time.monotonic() + _MOURNING_SECONDS
-    while None in statuses and time.monotonic() < deadline:
-        time.sleep(0.1)
-        statuses = [child.process.poll() for child in children]
-
-    def is_victim(index: int) -> tuple[bool, bool, int]:
-        status = statuses[index]
-        return status == LOST_PEERS, status is not None and status > 0, index
-
-    return min((i for i, status in enumerate(statuses) if status), key=is_victim)
 
 
 def _report(children: list[_Child], cause: int) -> int:

@@ -12,7 +12,6 @@ from fairseq.logging import metrics
 from fairseq_cli.train import train as train_epoch
 
 from user_dir.errors import UserError
-from user_dir.training.connection import limit_waiting
 from user_dir.training.run_record import open_statistics
 from user_dir.training.stopping import StopAgreed
 from user_dir.training.trainer import CarefulTrainer
@@ -21,7 +20,7 @@ from user_dir.training.trainer import CarefulTrainer
 logger = logging.getLogger("fairseq_cli.train")
 
 
-def train(cfg, *, timeout_minutes: float) -> None:
+def train(cfg) -> None:
     """Train as `fairseq-train` does, from the last checkpoint if there is one.
 
     Raises:
@@ -38,7 +37,6 @@ def train(cfg, *, timeout_minutes: float) -> None:
     logger.info(cfg)
 
     trainer = _build_trainer(cfg)
-    limit_waiting(timeout_minutes)
     _, epochs = checkpoint_utils.load_checkpoint(
         cfg.checkpoint,
         trainer,

@@ -6,6 +6,7 @@ processes.
 """
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 
 import torch
@@ -90,10 +91,11 @@ class ExchangePlan:
         num_hosted = num_ranks // num_processes
         peers_of = _linked_processes(num_ranks, block_size, num_processes)
         group = None
+        timeout = _timeout_of_all() if num_processes > 1 else None
         # Every process takes part in making every group, in one order.
         for peers in sorted(set(peers_of)):
             if len(peers) > 1:
-                made = dist.new_group(list(peers))
+                made = dist.new_group(list(peers), timeout=timeout)
                 if process_index in peers:
                     group = made
         peers = peers_of[process_index]
@@ -113,6 +115,13 @@ class ExchangePlan:
             ),
             group=group,
         )
+
+
+def _timeout_of_all() -> timedelta:
+    """How long the default group waits; one that is made without it gets its back end's."""
+    world = dist.group.WORLD
+    assert world is not None, "processes are connected before groups of them are made"
+    return world._get_backend(world._device_types[0]).options._timeout
 
 
 def _linked_processes(num_ranks: int, block_size: int, num_processes: int) -> list[tuple[int, ...]]:
