@@ -31,6 +31,7 @@ from user_dir.training.corpus_files import FileDictionary, Side, check_split
 from user_dir.training.directions import directions_of, directions_told_apart
 from user_dir.training.in_step import StepwiseEnsemble, decode_everywhere, is_spread
 from user_dir.training.language_tokens import PairTokenManager, add_pair_tokens
+from user_dir.training.pieces import pieces_of_data
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +169,10 @@ class _RankedBatches(FairseqTask):
                 skip_remainder_batch=skip_remainder_batch,
             )
         return self._ranked[stock]
+
+    def build_bpe(self, args):
+        """fairseq's; where none is named, what joins the pieces of text that came in pieces."""
+        return super().build_bpe(args) or pieces_of_data(split_paths(self._options.data)[0])
 
     def build_generator(self, models, args, **kwargs):
         """fairseq's generator; in step where the experts are spread over processes."""
