@@ -17,7 +17,7 @@ from user_dir.option_values import positive
 from user_dir.text.pairs import Pair
 from user_dir.text.scoring.comparison import METRICS, Compared, Interval, compare
 from user_dir.text.scoring.evaluation_folder import read_evaluation
-from user_dir.text.scoring.score_tables import scored
+from user_dir.text.scoring.score_tables import scored_together
 from user_dir.text.scoring.tables import format_markdown, format_table, format_tsv
 from user_dir.text.scoring.test_sets import Translated
 from user_dir.text.whole_output import write_whole
@@ -60,13 +60,15 @@ def _compare(args: argparse.Namespace) -> None:
     compared = [
         compare(
             str(direction),
-            {name: [scored(of_system[direction])] for name, of_system in systems.items()},
+            {name: scored_together([one[direction]]) for name, one in systems.items()},
             samples=args.samples,
         )
         for direction in common
     ]
     if len(common) > 1:
-        everything = {name: [scored(one[d]) for d in common] for name, one in systems.items()}
+        everything = {
+            name: scored_together([one[d] for d in common]) for name, one in systems.items()
+        }
         compared.append(compare("all", everything, samples=args.samples))
     header, rows = _table(compared)
     print(format_table(header, rows))

@@ -5,7 +5,6 @@ Writes into --output a translation for each direction (test.en-de.de) and the sc
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,22 +13,25 @@ from typing import Any
 from user_dir.cli.command import run_command
 from user_dir.errors import UserError
 from user_dir.text.pairs import Pair, parse_directions
-from user_dir.text.scoring.evaluation_folder import SCORES, open_folder
+from user_dir.text.scoring.evaluation_folder import GIVEN_SET, open_folder
+from user_dir.text.scoring.given_sets import given_set, read_given_set
+from user_dir.text.scoring.score_files import SCORE_FILES, write_scores
 from user_dir.text.scoring.score_tables import (
     Group,
     Row,
     direction_row,
     language_groups,
     mean_rows,
+    num_references,
     resource_groups,
-    score_table,
 )
 from user_dir.text.scoring.scores import signatures
-from user_dir.text.scoring.tables import format_markdown, format_tsv
+from user_dir.text.scoring.segments import SEGMENTS, write_segments
 from user_dir.text.scoring.test_sets import (
     Translated,
     count_train_pairs,
     data_folder,
+    read_documents,
     read_source_pieces,
     read_test_set,
     read_translated,
@@ -59,13 +61,21 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add_model_options(parser)
     add = parser.add_argument
-    add(
+    evaluated = parser.add_mutually_exclusive_group(required=True)
+    evaluated.add_argument(
         "--corpus",
         type=Path,
-        required=True,
         metavar="DIR",
         help="a prepared folder, or one of fairseq-preprocess",
     )
+    evaluated.add_argument(
+        "--test-set",
+        type=given_set,
+        metavar="NAME=SOURCE,REFERENCE",
+        help="files of one direction, further references after more commas; or NAME=FOLDER with "
+        "FLORES-200 or NTREX-128 as published",
+    )
+    parser.set_defaults(sentencepiece_model=None, pre_tokenized=False)
     add("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     add(
         "--subset",
@@ -109,9 +119,24 @@ def _evaluate(args: argparse.Namespace) -> None:
     # Here, not at the top: --help and mistakes in the options need no torch.
     from user_dir.translation.loading import load_setup
 
-    args.data = args.data or str(data_folder(args.corpus))
+    if args.corpus is not None:
+        args.data = args.data or str(data_folder(args.corpus))
     setup = load_setup(args, corpus=args.corpus)
     directions = _directions(args, setup.directions)
+    if args.test_set is None:
+        _check_corpus(args, directions)
+        open_folder(args.output, _settings(args, setup.decoding), overwrite=args.overwrite)
+    else:
+        directions = _open_with_test_set(args, directions, setup)
+    unfinished = [one for one in directions if _read(args, one) is None]
+    if len(unfinished) < len(directions):
+        finished = len(directions) - len(unfinished)
+        print(f"{finished} of {len(directions)} directions are done already")
+    _translate(unfinished, args, setup)
+    _write_results([_translated(args, one) for one in directions], args)
+
+
+def _check_corpus(args: argparse.Namespace, directions: Sequence[Pair]) -> None:
     # One at a time: there may be a thousand.
     unknown = sum(read_test_set(args.corpus, args.subset, one).num_unknown for one in directions)
     if unknown:
@@ -119,13 +144,25 @@ def _evaluate(args: argparse.Namespace) -> None:
             f"the references come from binarised data, whose dictionary lacks {unknown} of their "
             "pieces: these count as mistakes"
         )
-    open_folder(args.output, _settings(args, setup.decoding), overwrite=args.overwrite)
-    unfinished = [one for one in directions if _read(args, one) is None]
-    if len(unfinished) < len(directions):
-        finished = len(directions) - len(unfinished)
-        print(f"{finished} of {len(directions)} directions are done already")
-    _translate(unfinished, args, setup)
-    _write_scores([_score(args, one) for one in directions], args)
+
+
+def _open_with_test_set(
+    args: argparse.Namespace, directions: Sequence[Pair], setup: Setup
+) -> list[Pair]:
+    """Open the folder, and keep the test set in it as the corpus; the directions that it has."""
+    name = args.test_set.name
+    found = read_given_set(
+        args.test_set, directions, subset=args.subset, all_of_them=args.directions is not None
+    )
+    of_set = [one.direction for one in found.test_sets]
+    if left_out := [str(one) for one in directions if one not in of_set]:
+        print(f"left out, for {name} has not both languages: {', '.join(left_out)}")
+    args.corpus, args.subset = args.output / GIVEN_SET, name
+    settings = _settings(args, setup.decoding)
+    settings |= {"corpus": GIVEN_SET, "test_set": found.digest()}
+    open_folder(args.output, settings, overwrite=args.overwrite)
+    found.write(name, args.corpus)
+    return of_set
 
 
 def _read(args: argparse.Namespace, direction: Pair) -> Translated | None:
@@ -133,12 +170,12 @@ def _read(args: argparse.Namespace, direction: Pair) -> Translated | None:
     return read_translated(args.output, args.subset, test_set)
 
 
-def _score(args: argparse.Namespace, direction: Pair) -> Row:
+def _translated(args: argparse.Namespace, direction: Pair) -> Translated:
     translated = _read(args, direction)
     if translated is None:
         name = translation_name(args.subset, direction)
         raise UserError(f"--output ({args.output}): {name} is gone; the same command goes on")
-    return direction_row(translated, spbleu=args.spbleu)
+    return translated
 
 
 def _directions(args: argparse.Namespace, known: Directions) -> list[Pair]:
@@ -192,7 +229,11 @@ def _documents(
 ) -> Iterator[Document]:
     assert setup.segmentation is not None
     for direction in directions:
-        pieces = read_source_pieces(args.corpus, args.subset, direction, setup.segmentation)
+        if args.test_set is None:
+            pieces = read_source_pieces(args.corpus, args.subset, direction, setup.segmentation)
+        else:
+            sources = read_test_set(args.corpus, args.subset, direction).sources
+            pieces = setup.segmentation.encode(sources)
         document = Document(pieces, direction=direction)
         if not document.num_waiting:
             _write(document, args)
@@ -210,24 +251,18 @@ def _write(document: Document, args: argparse.Namespace) -> None:
     write_whole(path, "".join(lines), flag="--output")
 
 
-def _write_scores(rows: Sequence[Row], args: argparse.Namespace) -> None:
+def _write_results(translated: Sequence[Translated], args: argparse.Namespace) -> None:
+    rows = [direction_row(one, spbleu=args.spbleu) for one in translated]
     means = mean_rows(rows, [*language_groups(args.pivot), *_resource_groups(rows, args)])
-    header, cells = score_table([*rows, *means])
-    by_metric = signatures([row.name.split("-")[1] for row in rows], spbleu=args.spbleu)
-    record = {
-        "signatures": by_metric,
-        "directions": [row.record() for row in rows],
-        "means": [row.record() for row in means],
-    }
-    notes = "".join(f"\n{name}: {text}" for name, text in by_metric.items())
-    markdown = format_markdown(header, cells)
-    for name, text in (
-        ("scores.md", f"{markdown}\n{notes}\n"),
-        ("scores.tsv", format_tsv(header, cells) + "\n"),
-        (SCORES, json.dumps(record, indent=2) + "\n"),
-    ):
-        write_whole(args.output / name, text, flag="--output")
-    print(f"wrote {args.output}: translations, scores.md, scores.tsv, {SCORES}")
+    by_metric = signatures(
+        [one.test_set.direction.target for one in translated],
+        spbleu=args.spbleu,
+        references=num_references(translated),
+    )
+    write_scores(args.output, rows, means, by_metric)
+    documents = read_documents(args.corpus, args.subset)
+    write_segments(args.output, translated, documents=documents, name=args.subset)
+    print(f"wrote {args.output}: translations, {', '.join([*SCORE_FILES, SEGMENTS])}")
 
 
 def _resource_groups(rows: Sequence[Row], args: argparse.Namespace) -> list[Group]:

@@ -8,7 +8,12 @@ from pathlib import Path
 from user_dir.cli.command import run_command
 from user_dir.option_values import count
 from user_dir.text.scoring.evaluation_folder import read_evaluation
-from user_dir.text.scoring.score_tables import language_groups, pooled_rows, score_table
+from user_dir.text.scoring.score_tables import (
+    language_groups,
+    num_references,
+    pooled_rows,
+    score_table,
+)
 from user_dir.text.scoring.scores import signatures
 from user_dir.text.scoring.tables import format_table
 from user_dir.text.scoring.test_sets import Translated
@@ -45,7 +50,8 @@ def _report(args: argparse.Namespace) -> None:
     rows = pooled_rows(translated, language_groups(args.pivot))
     print(f"\n{format_table(*score_table(rows, left_out=['chrF++']))}\n")
     targets = [one.test_set.direction.target for one in translated]
-    for name, signature in signatures(targets).items():
+    references = num_references(translated)
+    for name, signature in signatures(targets, references=references).items():
         print(f"{name}: {signature}")
     if args.train_log is not None:
         log = read_train_log(args.train_log)

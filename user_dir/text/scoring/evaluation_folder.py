@@ -21,6 +21,7 @@ from user_dir.text.scoring.test_sets import (
 from user_dir.text.whole_output import write_whole
 
 SETTINGS, SCORES = "settings.json", "scores.json"
+GIVEN_SET = "test-set"  # where a set that was named by its files is kept
 
 
 def translations_in(folder: Path, corpus: Path, subset: str) -> dict[Pair, Path]:
@@ -62,7 +63,7 @@ def read_evaluation(folder: Path, *, flag: str) -> list[Translated]:
         raise UserError(
             f"{flag} ({folder}) holds no {SETTINGS}; name a folder that scomoe-evaluate wrote"
         )
-    corpus, subset = Path(settings["corpus"]), settings["subset"]
+    corpus, subset = folder / settings["corpus"], settings["subset"]
     found = []
     for direction in translations_in(folder, corpus, subset):
         one = read_translated(folder, subset, read_test_set(corpus, subset, direction))
@@ -102,7 +103,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -
                 f"({', '.join(changed)} changed); name another folder, or add --overwrite"
             )
         if changed:
-            corpus, subset = Path(settings["corpus"]), settings["subset"]
+            corpus, subset = folder / settings["corpus"], settings["subset"]
             for path in translations_in(folder, corpus, subset).values():
                 path.unlink()
     folder.mkdir(parents=True, exist_ok=True)

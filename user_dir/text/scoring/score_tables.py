@@ -111,14 +111,27 @@ def score_table(
     return ["", "directions", "lines", *columns], cells
 
 
-def scored(translated: Translated) -> Scored:
-    """What is scored of a translation."""
-    test_set = translated.test_set
-    return Scored(test_set.direction.target, translated.translations, [test_set.references])
+def scored_together(translated: Sequence[Translated]) -> list[Scored]:
+    """What is scored of several translations, with as many references as all of them have."""
+    fewest = min(len(one.test_set.all_references) for one in translated)
+    return [
+        Scored(
+            one.test_set.direction.target,
+            one.translations,
+            one.test_set.all_references[:fewest],
+        )
+        for one in translated
+    ]
+
+
+def num_references(translated: Sequence[Translated]) -> int | None:
+    """How many references a line has; None if that depends on the direction."""
+    counts = {len(one.test_set.all_references) for one in translated}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _pooled(translated: Sequence[Translated], *, spbleu: bool = False) -> Scores:
-    return score([scored(one) for one in translated], spbleu=spbleu)
+    return score(scored_together(translated), spbleu=spbleu)
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:

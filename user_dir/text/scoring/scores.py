@@ -63,13 +63,13 @@ def score(parts: Sequence[Scored], *, spbleu: bool = False) -> Scores:
 
 
 def signatures(
-    targets: Iterable[str], *, spbleu: bool = False, references: int = 1
+    targets: Iterable[str], *, spbleu: bool = False, references: int | None = 1
 ) -> dict[str, str]:
     """sacrebleu's signatures: what anyone needs to compute the same numbers; and what is missing.
 
     Args:
         targets: the languages that were translated into.
-        references: how many there are for a line.
+        references: how many there are for a line; None: not the same for all.
     """
     tokenizers = {target: tokenizer_for(target) for target in sorted(set(targets))}
     by_name: dict[str, list[str]] = {}
@@ -116,6 +116,7 @@ def _bleu(parts: Sequence[Scored], tokenizers: Sequence[Tokenizer]) -> float:
     return BLEU(tokenize="none", force=True).corpus_score(*pool_words(parts, tokenizers)).score
 
 
-def _signature(metric: BLEU | CHRF, references: int) -> str:
-    metric.corpus_score(["a"], [["a"]] * references)  # only a metric that was used has one
-    return str(metric.get_signature())
+def _signature(metric: BLEU | CHRF, references: int | None) -> str:
+    metric.corpus_score(["a"], [["a"]] * (references or 1))  # only a metric that was used has one
+    signature = str(metric.get_signature())
+    return signature if references else signature.replace("nrefs:1", "nrefs:var")

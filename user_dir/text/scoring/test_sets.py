@@ -1,6 +1,8 @@
 """Test sets of a corpus, direction by direction, and their translations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 
 from user_dir.errors import CorpusError
@@ -12,7 +14,7 @@ from user_dir.text.binarised import (
     read_binarised,
 )
 from user_dir.text.corpus import side_name
-from user_dir.text.lines import decode_lines, read_parallel
+from user_dir.text.lines import decode_lines, read_parallel, written_lines
 from user_dir.text.pairs import Pair, parse_directions
 from user_dir.text.segmentation import Segmentation, load_segmentation
 from user_dir.text.subwords import Subwords
@@ -28,6 +30,12 @@ class TestSet:
     sources: list[str]
     references: list[str]
     num_unknown: int = 0  # pieces of the references that no dictionary has
+    more_references: Sequence[list[str]] = ()
+
+    @property
+    def all_references(self) -> list[list[str]]:
+        """Every set of them, line by line."""
+        return [self.references, *self.more_references]
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,10 @@ def read_test_set(corpus: Path, subset: str, direction: Pair) -> TestSet:
         )
     names = [side_name(subset, stored, language) for language in direction.languages]
     if not _is_binarised(corpus):
-        sources, references = read_parallel([corpus / "raw" / name for name in names])
-        return TestSet(direction, sources, references)
+        paths = [corpus / "raw" / name for name in names]
+        paths += _further_references(corpus, subset, direction)
+        sources, references, *more = read_parallel(paths)
+        return TestSet(direction, sources, references, more_references=more)
     segmentation = load_segmentation(corpus)
     source, target = (list(read_binarised(corpus, name)) for name in names)
     if len(source) != len(target):
@@ -116,6 +126,22 @@ def translation_name(subset: str, direction: Pair) -> str:
     return side_name(subset, direction, direction.target)
 
 
+def reference_name(subset: str, direction: Pair, number: int) -> str:
+    """The file name of a further reference, from the second on, such as test.en-de.de.ref2."""
+    return f"{translation_name(subset, direction)}.ref{number}"
+
+
+def documents_name(subset: str) -> str:
+    """The file name of what says of each line which document it is from."""
+    return f"{subset}.documents"
+
+
+def read_documents(corpus: Path, subset: str) -> list[str] | None:
+    """The document of each line of a set; None where nothing says."""
+    path = corpus / "raw" / documents_name(subset)
+    return list(written_lines(path)) if path.is_file() else None
+
+
 def read_translated(folder: Path, subset: str, test_set: TestSet) -> Translated | None:
     """Read one direction's translation; None if there is none yet.
 
@@ -133,6 +159,11 @@ def read_translated(folder: Path, subset: str, test_set: TestSet) -> Translated 
             f"{len(test_set.references)}; {anew}"
         )
     return Translated(test_set, lines)
+
+
+def _further_references(corpus: Path, subset: str, direction: Pair) -> list[Path]:
+    paths = (corpus / "raw" / reference_name(subset, direction, number) for number in count(2))
+    return list(takewhile(Path.is_file, paths))
 
 
 def _is_binarised(corpus: Path) -> bool:
