@@ -42,7 +42,7 @@ def own(tmp_path_factory) -> Path:
 
 
 def prepare(out: Path, *arguments: str | Path) -> int:
-    return main([*map(str, arguments), "--out", str(out), *SMALL])
+    return main([*SMALL, *map(str, arguments), "--out", str(out)])
 
 
 def lines_of(out: Path, name: str) -> list[str]:
@@ -86,6 +86,16 @@ def test_what_is_held_out_of_several_pairs_is_trained_in_none(own, tmp_path):
             assert len(held_out) == 10 and held_out.isdisjoint(side["train"])
         assert 70 <= len(source["train"]) <= 80
     assert lines_of(out, "test.en-de.en") == lines_of(out, "test.en-fr.en")
+
+
+def test_what_was_read_is_not_read_again_when_a_later_stage_has_failed(own, tmp_path, capfd):
+    train = ("--train", own / "train.en", own / "train.de", "--valid-lines", "5")
+    assert prepare(tmp_path / "out", *train, "--vocab-size", "5") == 2
+    said = capfd.readouterr()
+    assert "text en-de [1 of 1]" in said.out and "--vocab-size (5) is too small" in said.err
+    assert prepare(tmp_path / "out", *train, "--vocab-size", "90") == 0
+    said = capfd.readouterr().out
+    assert "held-out text: 1 of 1 done already" in said and "\ntext: 1 of 1 done already" in said
 
 
 def test_languages_are_named_as_people_write_them(own, tmp_path, capsys):

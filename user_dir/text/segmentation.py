@@ -1,5 +1,6 @@
 """How the text of a corpus is cut into pieces, as its folder tells."""
 
+from functools import cache
 from pathlib import Path
 
 from user_dir.errors import CorpusError
@@ -20,7 +21,7 @@ def load_segmentation(corpus: Path) -> Segmentation:
     if marker.is_file():
         return read_marker(marker)
     if not model.exists() and is_binarised(corpus):
-        return GivenPieces(detect_marker(_pieces_of(corpus)))
+        return GivenPieces(_marker_of(corpus))
     try:
         return Subwords(model.read_bytes())
     except (OSError, RuntimeError) as error:
@@ -39,5 +40,7 @@ def segmentation_of_data(data: Path) -> Segmentation:
     return load_segmentation(beside if is_prepared else data)
 
 
-def _pieces_of(folder: Path) -> set[str]:
-    return {piece for path in folder.glob("dict.*.txt") for piece in read_dictionary(path)}
+@cache  # the test sets of a hundred directions ask for it, each several times
+def _marker_of(folder: Path) -> str:
+    dictionaries = map(read_dictionary, folder.glob("dict.*.txt"))
+    return detect_marker({piece for pieces in dictionaries for piece in pieces})
