@@ -8,7 +8,7 @@ import pytest
 from tests.faults.conftest import Trained
 from tests.support.commands import ROOT
 from user_dir.cli import evaluate, translate
-from user_dir.transformer.options import add_moe_options, add_scomoe_options
+from user_dir.transformer.flags import add_moe_options, add_scomoe_options
 
 COMMANDS = sorted(
     path.stem
