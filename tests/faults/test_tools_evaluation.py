@@ -214,6 +214,8 @@ def inner(**values: object) -> str:
     return f"2026 | INFO | train_inner | {json.dumps(values)}\n"
 
 
+SIMPLE = "epoch 001:      2 / 8 loss=7.964, wps=70, num_updates=50, wall=12\n"
+VALID = "epoch 001 | valid on 'valid' subset | loss 6.962 | num_updates 50\n"
 GOOD = inner(num_updates="50", wall="12", wps="70")
 
 
@@ -228,6 +230,12 @@ GOOD = inner(num_updates="50", wall="12", wps="70")
         (inner(num_updates="9", wall="3"), "9 updates in 3 s, ? tokens/s"),
         (GOOD + inner(num_updates="nan"), "50 updates in 12 s, 70 tokens/s"),
         ("\x00\ufffd\n" + GOOD, "50 updates in 12 s, 70 tokens/s"),
+        (f"2026 | INFO | train_inner | {SIMPLE}", "50 updates in 12 s, 70 tokens/s"),
+        # --log-file leaves out what kind of line it is.
+        (SIMPLE + VALID, "50 updates in 12 s, 70 tokens/s"),
+        (GOOD.partition("train_inner | ")[2], "50 updates in 12 s, 70 tokens/s"),
+        (GOOD + '{"epoch": 1, "valid_num_updates": "99"}', "50 updates in 12 s, 70 tokens/s"),
+        (SIMPLE + "epoch 001:      4 / 8 loss=7, num_up", "50 updates in 12 s, 70 tokens/s"),
     ],
 )
 def test_a_damaged_log_shows_what_is_left_of_it(log, shown, output, tmp_path, capsys):

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from tests.scripts.conftest import Trained
 from user_dir.cli import evaluate, report, translate
+from user_dir.translation.data_languages import with_languages
 
 DIRECTIONS = ["en-de", "de-en", "en-fr", "fr-en"]
 
@@ -129,6 +131,39 @@ def test_a_bilingual_model_translates_its_one_direction(
     assert (tmp_path / "out" / "test.en-de.de").exists()
     assert run_evaluate(bilingual, tmp_path / "other", "--directions", "en-fr") == 2
     assert "the checkpoint translates en-de only" in capsys.readouterr().err
+
+
+def test_a_direction_that_was_not_trained_is_translated_with_a_warning(
+    multilingual: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "source.txt"
+    source.write_text("eins\n")
+    for languages, is_warned in (("de", "fr"), True), (("de", "en"), False):
+        arguments = ["--path", multilingual.checkpoint, "--input", source, "--cpu"]
+        arguments += ["-s", languages[0], "-t", languages[1], "--output", tmp_path / "out.txt"]
+        assert translate.main([str(argument) for argument in arguments]) == 0
+        assert ("the model was not trained on de-fr, only on" in caplog.text) == is_warned
+        caplog.clear()
+
+
+def test_languages_that_a_checkpoint_does_not_name_are_those_of_its_data(
+    bilingual: Trained, tmp_path: Path
+) -> None:
+    state = torch.load(bilingual.checkpoint, weights_only=True)
+    data = tmp_path / "bin"
+    shutil.copytree(bilingual.data, data, ignore=shutil.ignore_patterns("*fr*"))
+    task = state["cfg"]["task"]
+    task = task if isinstance(task, dict) else vars(task)
+    task |= {"source_lang": None, "target_lang": None, "data": str(data)}
+    torch.save(state, tmp_path / "unnamed.pt")
+    named = with_languages(task, None)
+    assert (named["source_lang"], named["target_lang"]) == ("en", "de")
+    source = tmp_path / "source.txt"
+    source.write_text("one\n")
+    arguments = ["--path", tmp_path / "unnamed.pt", "--input", source, "--cpu"]
+    arguments += ["--output", tmp_path / "out.txt", "--pre-tokenized"]
+    assert translate.main([str(argument) for argument in arguments]) == 0
+    assert (tmp_path / "out.txt").read_text().count("\n") == 1
 
 
 def test_mistakes_are_named_and_nothing_is_touched(

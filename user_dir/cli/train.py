@@ -82,6 +82,11 @@ def fairseq_arguments(arguments: Sequence[str], place: Place | None) -> list[str
     if on_cpu and "--cpu" not in arguments:
         added += ["--cpu"]
     if place is None:
+        if _is_given(arguments, "--distributed-world-size"):
+            raise UserError(
+                "--distributed-world-size is set by scomoe-train; leave it out, and say with "
+                "--processes how many processes there are to be"
+            )
         return [*added, "--distributed-world-size", "1"]
     for flag in ("--distributed-world-size", "--distributed-rank", "--distributed-init-method"):
         if _is_given(arguments, flag):

@@ -81,6 +81,12 @@ def add_gate_options(parser) -> None:
         "all ranks, which lets a rank whose tokens are alike use few experts (default: rank)",
     )
     add(
+        "--criterion-without-balance",
+        action="store_true",
+        help="train with another --criterion than moe_cross_entropy, without balance loss and the "
+        "metrics of mixtures",
+    )
+    add(
         "--moe-gate",
         choices=GATES,
         help="probabilities of experts: softmax over those in reach, or sigmoid of each, divided "

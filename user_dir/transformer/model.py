@@ -31,6 +31,7 @@ from user_dir.transformer.encoder import ScomoeEncoder
 from user_dir.transformer.flags import add_moe_options, add_scomoe_options
 from user_dir.transformer.layer_order import check_type_is_used, order_layers
 from user_dir.transformer.options import (
+    check_new_run,
     check_training_options,
     resolve_layout,
     with_cluster_groups,
@@ -63,6 +64,7 @@ class ScomoeModel(TransformerModel):
         if not config.has_moe:
             return super().build_model(args, task)
         check_training_options(args)
+        check_new_run(args)
         check_stacks(config, args)
         # Before the layout is written into the options: only a checkpoint's hold one.
         trained_groups = trained_cluster_groups(vars(args))

@@ -4,6 +4,8 @@ import logging
 from argparse import Namespace
 from dataclasses import replace
 
+import torch
+
 from user_dir.checkpoints.layout import saved_cluster_groups, saved_layout
 from user_dir.errors import UserError
 from user_dir.fast_moe.config import MoeConfig
@@ -72,6 +74,37 @@ _REFUSED = {
     "export": "torchscript cannot hold mixtures",
     "use_bmuf": "it would average the experts",
 }
+
+
+# fairseq's --lr where none is given, and what learns nothing at it.
+_LR_NOT_GIVEN, _ADAM = [0.25], ("adam", "moe_adam")
+
+
+def check_new_run(args: Namespace) -> None:
+    """Refuse what hardly anybody means; what is trained already is used as it was trained."""
+    given = vars(args).get
+    if "moe_layout_given" in vars(args):  # the options come from a checkpoint
+        return
+    criterion = given("criterion")
+    if criterion not in (None, "moe_cross_entropy") and not given("criterion_without_balance"):
+        raise UserError(
+            f"--criterion {criterion} trains the experts without balance loss and metrics; use "
+            "--criterion moe_cross_entropy, or add --criterion-without-balance if that is meant"
+        )
+    is_near = given("scomoe_type") not in (None, "none") or given("token_cluster")
+    for name in "ratio1", "ratio2":
+        if given(name) is not None and not is_near:
+            raise UserError(
+                f"--{name} {given(name)} has no effect without --scomoe-type; add --scomoe-type "
+                f"seq or --scomoe-type feat, or leave --{name} out"
+            )
+    if given("fp16") and (given("cpu") or not torch.cuda.is_available()):
+        raise UserError("--fp16 is very slow on a CPU; use --bf16, or neither")
+    if given("optimizer") in _ADAM and list(given("lr") or ()) == _LR_NOT_GIVEN:
+        raise UserError(
+            "--lr is 0.25, fairseq's value where none is given, at which Adam does not learn; add "
+            "--lr, such as 3e-3 for a small model or 5e-4 for a large one"
+        )
 
 
 def check_training_options(args: Namespace) -> None:

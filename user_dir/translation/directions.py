@@ -1,10 +1,14 @@
 """The directions that a checkpoint translates in."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 
 from user_dir.errors import UserError
 from user_dir.text.pairs import Pair
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Directions:
     target: str | None
 
     def pick(self, source: str | None, target: str | None) -> Pair:
-        """The direction that is meant.
+        """The direction that is meant; one that was not trained gives a warning.
 
         Raises:
             UserError: a language is missing or unknown; the message names the command's option.
@@ -41,4 +45,16 @@ class Directions:
                 raise UserError(f"{flag} {language}: the checkpoint knows {known}")
         source, target = languages
         assert source is not None and target is not None
-        return Pair(source, target)
+        picked = Pair(source, target)
+        if picked not in self.trained:
+            _warn_of_untrained(picked, self.trained)
+        return picked
+
+
+@cache  # once for each, however many lines are translated
+def _warn_of_untrained(picked: Pair, trained: tuple[Pair, ...]) -> None:
+    logger.warning(
+        "the model was not trained on %s, only on %s: expect little of its translations",
+        picked,
+        ",".join(map(str, trained)),
+    )

@@ -13,6 +13,7 @@ from user_dir.errors import CorpusError, UserError
 from user_dir.text.pairs import Pair, languages_of, parse_directions
 from user_dir.text.segmentation import Segmentation, load_segmentation, segmentation_of_data
 from user_dir.text.subwords import read_model
+from user_dir.translation.data_languages import with_languages
 from user_dir.translation.decoding import Decoding
 from user_dir.translation.directions import Directions
 from user_dir.translation.options import batch_limits, checkpoint_paths
@@ -32,7 +33,7 @@ def load_setup(args: argparse.Namespace, *, corpus: Path | None = None) -> Setup
     first = open_checkpoint(
         checkpoint_paths(args.path)[0], flag="--path", trusted=args.trust_checkpoint
     )
-    options = {**task_options(first), **args.model_overrides}
+    options = with_languages({**task_options(first), **args.model_overrides}, args.data)
     trained = _trained_directions(options)
     is_multilingual = options.get("lang_pairs") is not None
     decoding = resolve(_with_languages(args, trained) if is_multilingual else args)

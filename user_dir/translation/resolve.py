@@ -13,6 +13,7 @@ from user_dir.checkpoints.files import model_options, open_checkpoint, task_opti
 from user_dir.checkpoints.layout import trained_cluster_groups
 from user_dir.checkpoints.options.named_files import is_dictionary, read_lines
 from user_dir.errors import UserError
+from user_dir.translation.data_languages import with_languages
 from user_dir.translation.decoding import Decoding
 from user_dir.translation.options import checkpoint_paths
 from user_dir.translation.overrides import check_overrides
@@ -41,7 +42,7 @@ def resolve(args: argparse.Namespace) -> Decoding:
     states = [open_checkpoint(path, flag="--path", trusted=args.trust_checkpoint) for path in paths]
     for state in states:
         check_overrides(args.model_overrides, state)
-    saved = {**task_options(states[0]), **args.model_overrides}
+    saved = with_languages({**task_options(states[0]), **args.model_overrides}, args.data)
     overrides = {**args.model_overrides, **_languages(args, saved)}
     data = overrides["data"] = _data_folder(args, saved, overrides)
     if saved.get("lang_dict"):

@@ -69,6 +69,8 @@ def test_a_rank_of_ones_own_is_refused():
     place = find_place({"RANK": "1", "WORLD_SIZE": "2"})
     with pytest.raises(UserError, match="--distributed-world-size"):
         fairseq_arguments(["data", "--distributed-world-size", "3"], place)
+    with pytest.raises(UserError, match=r"--distributed-world-size is set .* --processes"):
+        fairseq_arguments(["data", "--distributed-world-size", "2"], None)
 
 
 @pytest.mark.parametrize("value", ["0", "two", "-1", "", "²"])

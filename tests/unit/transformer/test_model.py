@@ -101,11 +101,30 @@ def test_routing_noise_is_the_same_again_for_the_same_update_and_micro_batch():
         ({"decoder_layers_to_keep": "0,2"}, "--decoder-layers-to-keep does not work"),
         ({"export": True}, "--export does not work"),
         ({"moe_nodes": 0}, "--moe-nodes must be"),
+        ({"criterion": "cross_entropy"}, "--criterion moe_cross_entropy, or add --criterion-w"),
+        ({"ratio1": 0.3}, "--ratio1 0.3 has no effect without --scomoe-type"),
+        ({"ratio2": 0.0, "scomoe_type": "none"}, "--ratio2 0.0 has no effect"),
+        ({"fp16": True, "cpu": True}, "--fp16 is very slow on a CPU; use --bf16"),
+        ({"optimizer": "moe_adam", "lr": [0.25]}, "--lr is 0.25, fairseq's value where none"),
     ],
 )
 def test_wrong_options_are_refused_by_name(options, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(").replace(")", r"\)")):
         build_model(**{**SMALL, **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"criterion": "cross_entropy", "criterion_without_balance": True},
+        {"ratio1": 0.3, "token_cluster": True},
+        {"lr": [0.25], "optimizer": "sgd"},
+        # What a checkpoint says is as it was trained.
+        {"criterion": "cross_entropy", "ratio1": 0.3, "fp16": True, "moe_layout_given": True},
+    ],
+)
+def test_what_is_meant_is_built(options):
+    assert build_model(**{**SMALL, **options}).moe_parts is not None
 
 
 # Options of fairseq's that reach a model only through its own code, its decoder's above all.
