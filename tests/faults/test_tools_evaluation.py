@@ -190,8 +190,8 @@ def test_nodes_put_their_translations_together_and_nothing_else(multilingual, tm
         command, env={**environment(), **slurm}, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    scores = ("scores.json", "scores.md", "scores.tsv")
-    assert {path.name for path in output.iterdir()} == {*OURS, *scores}
+    results = ("scores.json", "scores.md", "scores.tsv", "segments.tsv")
+    assert {path.name for path in output.iterdir()} == {*OURS, *results}
     assert "2 of 2 directions are done already" in done.stdout
 
 

@@ -1,7 +1,8 @@
-"""Translate and score the test sets of a prepared corpus, many directions with one model.
+"""Translate and score the test sets of a prepared corpus, or any other, with one model.
 
-Writes into --output a translation for each direction (test.en-de.de) and the scores
-(scores.md, scores.tsv, scores.json). Started again, it goes on where it was stopped.
+Writes into --output a translation for each direction (test.en-de.de), the scores (scores.md,
+scores.tsv, scores.json) and every line beside its reference (segments.tsv). Started again, it goes
+on where it was stopped.
 """
 
 import argparse
