@@ -47,8 +47,14 @@ setup(
         "torch>=2.6",
         "tqdm",
     ],
-    # What scomoe-prepare reads with them: Parquet, and files that zstd has compressed.
-    extras_require={"parquet": ["pyarrow"], "zstd": ["backports.zstd"]},
+    # What scomoe-prepare reads with: Parquet, and files that zstd has compressed; what the page of
+    # scomoe-report is drawn with.
+    extras_require={
+        "parquet": ["pyarrow"],
+        "report": ["jinja2", "vl-convert-python>=1.9"],
+        "zstd": ["backports.zstd"],
+    },
+    package_data={"user_dir.reporting": ["templates/*"]},
     ext_modules=[KERNEL],
     entry_points={
         "console_scripts": [

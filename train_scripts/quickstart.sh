@@ -10,8 +10,8 @@ Usage: train_scripts/quickstart.sh [options]
 
 Numbers in words, English to and from 8 languages: prepares the corpus, trains scomoe_tiny
 (SCoMoE-Seq with token clustering, 8 experts on a logical layout of 2 nodes x 2 ranks),
-translates the test set, scores it and shows ten examples. Five minutes on two cores, no GPU,
-no download. What an earlier quickstart wrote is replaced.
+translates the test set, scores it, shows ten examples and writes report.html, a page with
+figures of all that. Five minutes on two cores, no GPU, no download. What an earlier quickstart wrote is replaced.
 
   --out DIR        folder to write (quickstart)
   --updates N      training updates (1000)
@@ -93,7 +93,7 @@ training=(
   --total-num-update "$updates" --max-update "$updates"
   --max-tokens 300 --required-batch-size-multiple 1 --num-workers 0 --cpu --seed "$seed"
   --no-epoch-checkpoints --save-dir "$model"
-  --log-format json --log-interval 100
+  --log-format json --log-interval 100 --moe-statistics-interval 25
   "${scomoe_seq_args[@]}"
 )
 if "$dry_run"; then
@@ -108,5 +108,7 @@ scomoe evaluate --path "$model/checkpoint_last.pt" --corpus "$corpus" --output "
 
 step "4/4 report"
 scomoe report --evaluation "$evaluation" --train-log "$model/train.log"
-"$dry_run" || printf 'quickstart: everything in %d s; %s\n' "$SECONDS" \
+scomoe report "$model" --evaluation "$evaluation" --out "$out/report.html"
+"$dry_run" || printf 'quickstart: everything in %d s; open %s in a browser; %s\n' "$SECONDS" \
+  "$out/report.html" \
   "translate your own: scomoe-translate --path $model/checkpoint_last.pt -s en -t de"

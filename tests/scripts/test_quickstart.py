@@ -31,7 +31,7 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(tmp_path: Path) -> Non
     assert done.returncode == 0
     commands = [line for line in done.stdout.splitlines() if "user_dir.cli" in line]
     modules = [re.search(r"user_dir\.cli\.(\w+)", line)[1] for line in commands]
-    assert modules == ["prepare_numbers", "train", "evaluate", "report"]
+    assert modules == ["prepare_numbers", "train", "evaluate", "report", "report"]
     assert "--max-update 7" in commands[1]
     assert all("--seed 5" in command for command in commands[:2])
     assert not (tmp_path / "out").exists()
@@ -70,3 +70,4 @@ def test_the_whole_of_it_reaches_its_score(tmp_path: Path) -> None:
     _, directions, lines, bleu, *_ = last_row.split()
     assert (directions, lines) == ("16", "600")
     assert float(bleu) >= 85
+    assert "BLEU by direction" in (tmp_path / "out" / "report.html").read_text()

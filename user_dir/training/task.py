@@ -45,7 +45,8 @@ class _RankedBatches(FairseqTask):
 
     _trains = False
     _topology: Topology | None = None
-    directions: tuple[str, ...] = ()  # that the layers' statistics tell apart
+    lang_pairs: Sequence[str] = ()  # fairseq's, where there can be several
+    directions: tuple[str, ...] = ()  # those that the layers' statistics tell apart
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -92,7 +93,7 @@ class _RankedBatches(FairseqTask):
             self._refuse_options()
         criterion = super().build_criterion(cfg, **kwargs)
         if self._topology is not None and getattr(criterion, "statistics_interval", 0) > 0:
-            self.directions = directions_told_apart(self._lang_pairs, self._model)
+            self.directions = directions_told_apart(self.lang_pairs, self._model)
             self._model.tell_directions_apart(len(self.directions))
         return criterion
 
@@ -100,11 +101,6 @@ class _RankedBatches(FairseqTask):
     def _options(self):
         """fairseq's options of the task."""
         raise NotImplementedError
-
-    @property
-    def _lang_pairs(self) -> Sequence[str]:
-        """The corpus's directions, where it can have several."""
-        return ()
 
     def _refuse_options(self) -> None:
         """Refuse what would be loaded with the sentences and then dropped, or cannot be loaded."""
@@ -293,10 +289,6 @@ class ScomoeMultilingualTranslationTask(_RankedBatches, TranslationMultiSimpleEp
                 )
                 for folder in split_paths(folders[kind])[: None if is_training else 1]:
                     yield folder, sides
-
-    @property
-    def _lang_pairs(self) -> Sequence[str]:
-        return self.lang_pairs
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """fairseq's; parts that follow each other say which directions they hold, as others do."""
