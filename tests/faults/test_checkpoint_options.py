@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkpoints import DATA, FIXTURE, altered, set_options, sound_state, with_options
+from tests.support.checkpoints import (
+    DATA,
+    FIXTURE,
+    altered,
+    set_options,
+    sound_state,
+    translate_with,
+    with_options,
+)
 from tests.support.commands import run
 from user_dir.checkpoints.options.check import check_options
-from user_dir.cli import average, translate
+from user_dir.cli import average
 from user_dir.errors import UserError
 
 SECRET = "root:x:0:0:secret"
@@ -31,12 +39,6 @@ def refused(message: str, capsys: pytest.CaptureFixture) -> None:
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert "error: " in line
-
-
-def translate_with(path: Path, *options: str | Path) -> int:
-    arguments = ["--path", path, "--data", FIXTURE / "bin", "--input", FIXTURE / "source.en"]
-    arguments += ["--pre-tokenized", "--cpu", "--beam", "1", *options]
-    return translate.main([str(argument) for argument in arguments])
 
 
 def test_translation_refuses_code_in_an_option(hostile, mark, capsys):

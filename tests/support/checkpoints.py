@@ -9,6 +9,7 @@ import torch
 
 from tests.support.commands import ROOT
 from user_dir import register  # noqa: F401 - lets torch read the options
+from user_dir.cli import translate
 
 FIXTURE = ROOT / "tests" / "fixtures" / "seq_and_clusters"
 # fairseq reads its data's folder with the options of translation.
@@ -40,3 +41,10 @@ def set_options(state: dict[str, Any], **options: Any) -> None:
         for name, value in options.items():
             if isinstance(values, dict) and (name in values or isinstance(group, Namespace)):
                 values[name] = value
+
+
+def translate_with(path: Path, *options: str | Path) -> int:
+    """Translate the fixture's lines; returns the exit status of scomoe-translate."""
+    arguments = ["--path", path, "--data", FIXTURE / "bin", "--input", FIXTURE / "source.en"]
+    arguments += ["--pre-tokenized", "--cpu", *options]
+    return translate.main([str(argument) for argument in arguments])

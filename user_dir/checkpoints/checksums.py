@@ -27,6 +27,15 @@ def is_archive(path: str | Path) -> bool:
         return file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
 
 
+def check_archive(path: str | Path) -> None:
+    """Refuse an archive that was cut off, or is none of torch's. Reads its directory only.
+
+    Raises:
+        UserError: the message says which.
+    """
+    _records(str(path))
+
+
 def verify_checksums(path: str | Path) -> None:
     """Compare every record of a checkpoint with its checksum; a file that has none loads, noted.
 
@@ -62,8 +71,7 @@ def _records(path: str) -> list[str]:
         entries = []
     if not entries:
         raise UserError("it was cut off, or its end was damaged; take another checkpoint or a copy")
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed:
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise UserError("its records are compressed, as those of torch.save never are")
     return [entry.filename for entry in entries]
 
@@ -77,8 +85,6 @@ def _broken(path: str, names: list[str]) -> list[str]:
                 with archive.open(name) as record:
                     while record.read(_CHUNK):  # the last read compares
                         pass
-            except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
-                broken.append(name)
-            except RuntimeError:  # of a flag that says it is encrypted
-                broken.append(name)
+            except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError):
+                broken.append(name)  # RuntimeError: of a flag that says it is encrypted
     return broken

@@ -3,19 +3,24 @@
 from pathlib import Path
 from typing import Any
 
-from user_dir.checkpoints.checksums import is_archive
+from user_dir.checkpoints.checksums import check_archive, is_archive, verify_checksums
 from user_dir.checkpoints.options.check import check_options
+from user_dir.checkpoints.sizes import check_sizes
+from user_dir.checkpoints.structure import check_finite, check_structure
 from user_dir.errors import UserError
 from user_dir.text.leftovers import name_in_utf8
 
 
-def open_checkpoint(path: str | Path, *, flag: str, trusted: bool = False) -> dict[str, Any]:
+def open_checkpoint(
+    path: str | Path, *, flag: str, trusted: bool = False, only_options: bool = False
+) -> dict[str, Any]:
     """The checked content of a checkpoint; tensors are mapped, and read when they are used.
 
     Whoever calls it has imported `user_dir.register`: its options are checked by what is known.
 
     Args:
         trusted: whether its options may name what is not for translation (`check_options`).
+        only_options: leave the weights unread, and so unchecked.
 
     Raises:
         UserError: the file is missing, no checkpoint of fairseq, or one that must not be used; the
@@ -28,8 +33,14 @@ def open_checkpoint(path: str | Path, *, flag: str, trusted: bool = False) -> di
             "--save-dir of a training run"
         )
     try:
+        if not only_options:
+            verify_checksums(path)
         state = read_state(path)
+        check_structure(state)
         check_options(state, trusted=trusted)
+        check_sizes(state)
+        if not only_options:
+            check_finite(state["model"])
     except UserError as error:
         raise UserError(f"{flag} ({path}): {error}") from None
     return state
@@ -45,9 +56,12 @@ def read_state(path: Path) -> dict[str, Any]:
     import torch
 
     try:
+        is_zip = is_archive(path)
+        if is_zip:
+            check_archive(path)
         with name_in_utf8(path) as name:
-            state = torch.load(name, map_location="cpu", weights_only=True, mmap=is_archive(path))
-    except OSError:
+            state = torch.load(name, map_location="cpu", weights_only=True, mmap=is_zip)
+    except (OSError, UserError):
         raise
     except Exception as error:  # whatever damaged bytes make torch and its unpickler stumble over
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is empty"

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from user_dir.checkpoints.files import read_state
 from user_dir.checkpoints.gathering import expert_parameters
-from user_dir.errors import UserError
+from user_dir.checkpoints.resuming import start_of_training
+from user_dir.errors import MisfitError, UserError
 
 
 def check_saved_experts(state_dict: Mapping[str, Tensor], model: nn.Module, *, wanted: int) -> None:
@@ -21,13 +24,44 @@ def check_saved_experts(state_dict: Mapping[str, Tensor], model: nn.Module, *, w
             )
 
 
+class _Checking(Protocol):
+    def check_fits(self, state_dict: Mapping[str, Tensor]) -> None: ...
+
+
+def check_start_fits(model: _Checking, options: Mapping[str, Any]) -> None:
+    """Refuse the checkpoint that training starts from if it does not fit the model.
+
+    Said when fairseq has loaded it, the reason would be lost in fairseq's own words.
+
+    Raises:
+        MisfitError: the message names the file, and the option that makes it fit.
+    """
+    start = start_of_training(options)
+    if start is None or not start.path.is_file():
+        return
+    weights = read_state(start.path)["model"]
+    try:
+        model.check_fits(weights)
+    except UserError as error:
+        raise MisfitError(f"{start.flag} ({start.path}) does not fit the model: {error}") from None
+
+
+def fits(state_dict: Mapping[str, Tensor], model: nn.Module) -> bool:
+    """Whether a checkpoint has the tensors of the model, and no others."""
+    wanted = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
+    found = {name: tensor.shape for name, tensor in state_dict.items()}
+    buffers = {name for name, _ in model.named_buffers()}
+    return wanted.items() <= found.items() and found.keys() - buffers == wanted.keys()
+
+
 def describe_misfit(state_dict: Mapping[str, Tensor], model: nn.Module) -> str:
     """A sentence on how a checkpoint differs from the model, and on the option that makes it fit.
 
     Args:
         state_dict: as it is loaded; with several processes the experts of this one.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    parameters = model.named_parameters(remove_duplicate=False)
+    wanted = {name: tuple(tensor.shape) for name, tensor in parameters}
     found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     for side in ("encoder", "decoder"):
         there, here = (_num_layers(names, side) for names in (found, wanted))

@@ -11,31 +11,29 @@ from torch import Tensor, nn
 
 from user_dir.checkpoints.files import read_state
 from user_dir.checkpoints.resuming import start_of_training
+from user_dir.checkpoints.structure import FEATURE_SHARES_KEY, LAYOUT_KEY
 from user_dir.errors import UserError
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.reach import Shares
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT_KEY = "moe_layout"
-_FEATURE_SHARES_KEY = "moe_feature_shares"
-
 
 def save_layout(model: nn.Module, layout: Layout) -> None:
     """Keep the layout among the model's tensors."""
     layout_tensor = torch.tensor([layout.num_nodes, layout.ranks_per_node])
-    model.register_buffer(_LAYOUT_KEY, layout_tensor)
+    model.register_buffer(LAYOUT_KEY, layout_tensor)
 
 
 def save_feature_shares(model: nn.Module, shares: Shares) -> None:
     """Keep α and β of SCoMoE-Feat among the model's tensors, as fractions."""
     numbers = [n for share in (shares.local, shares.node) for n in share.as_integer_ratio()]
-    model.register_buffer(_FEATURE_SHARES_KEY, torch.tensor(numbers))
+    model.register_buffer(FEATURE_SHARES_KEY, torch.tensor(numbers))
 
 
 def check_saved_feature_shares(state_dict: dict[str, Tensor], shares: Shares) -> None:
     """Refuse a checkpoint whose features are split in another way: its experts would not fit."""
-    saved = state_dict.get(_FEATURE_SHARES_KEY)
+    saved = state_dict.get(FEATURE_SHARES_KEY)
     if saved is None:
         return
     local, node = (Fraction(*saved[i : i + 2].tolist()) for i in (0, 2))
@@ -50,7 +48,7 @@ def check_saved_feature_shares(state_dict: dict[str, Tensor], shares: Shares) ->
 
 def check_saved_layout(state_dict: dict[str, Tensor], layout: Layout, *, is_given: bool) -> None:
     """Refuse a checkpoint of another number of ranks, unless the layout was asked for by flag."""
-    saved = state_dict.get(_LAYOUT_KEY)
+    saved = state_dict.get(LAYOUT_KEY)
     if saved is None:
         return
     saved_layout = Layout(*saved.tolist())
@@ -62,7 +60,7 @@ def check_saved_layout(state_dict: dict[str, Tensor], layout: Layout, *, is_give
         )
     if saved_layout != layout:
         logger.info("layout changed from %s to %s, as asked for", saved_layout, layout)
-        state_dict[_LAYOUT_KEY] = torch.tensor([layout.num_nodes, layout.ranks_per_node])
+        state_dict[LAYOUT_KEY] = torch.tensor([layout.num_nodes, layout.ranks_per_node])
 
 
 def trained_cluster_groups(options: Mapping[str, Any]) -> int | None:
@@ -93,7 +91,7 @@ def saved_cluster_groups(args: Namespace) -> int | None:
 def saved_layout(args: Namespace) -> Layout | None:
     """The layout of the checkpoint that training would resume from; None where there is none."""
     state = _state_to_resume(args)
-    saved = None if state is None else state.get("model", {}).get(_LAYOUT_KEY)
+    saved = None if state is None else state.get("model", {}).get(LAYOUT_KEY)
     if saved is None:
         return None
     layout = Layout(*saved.tolist())

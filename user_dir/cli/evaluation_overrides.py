@@ -55,7 +55,8 @@ def _ratios(scomoe_type: str, given: dict[str, float | None]) -> dict[str, Any]:
 
 
 def _scomoe_type(path: str) -> str:
-    return model_options(open_checkpoint(path, flag="--path")).get("scomoe_type") or "none"
+    state = open_checkpoint(path, flag="--path", only_options=True)
+    return model_options(state).get("scomoe_type") or "none"
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ import sys
 import torch
 import torch.distributed as dist
 from fairseq import checkpoint_utils
-from fairseq.trainer import Trainer
 
 from user_dir.training.divergence import find_divergence
 from user_dir.training.failures import NotFinite, out_of_memory
+from user_dir.training.loading import MappingTrainer
 from user_dir.training.statistics import RunStatistics
 from user_dir.training.stopping import stop_if_agreed
 
 
-class CarefulTrainer(Trainer):
+class CarefulTrainer(MappingTrainer):
     """fairseq's `Trainer`, but for what it does out of memory, on NaN, and before validation.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 import logging
 from argparse import Namespace
+from collections.abc import Mapping
 from copy import copy
 
 import torch
@@ -9,7 +10,12 @@ from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig, TransformerModel, base_architecture
 from torch import Tensor
 
-from user_dir.checkpoints.fitting import check_saved_experts, describe_misfit
+from user_dir.checkpoints.fitting import (
+    check_saved_experts,
+    check_start_fits,
+    describe_misfit,
+    fits,
+)
 from user_dir.checkpoints.gathering import SpreadExperts, expert_parameters
 from user_dir.checkpoints.layout import (
     check_saved_feature_shares,
@@ -68,6 +74,7 @@ class ScomoeModel(TransformerModel):
         check_stacks(config, args)
         # Before the layout is written into the options: only a checkpoint's hold one.
         trained_groups = trained_cluster_groups(vars(args))
+        is_from_checkpoint = hasattr(args, "moe_layout_given")
         layout = resolve_layout(args)
         check_scomoe_layout(config, layout)
         config = with_cluster_groups(config, args, layout, trained=trained_groups)
@@ -88,6 +95,8 @@ class ScomoeModel(TransformerModel):
         scale_expert_gradients(model, topology, rule=config.normalize_expert_grad)
         if topology.num_processes > 1:
             model.spread_experts = SpreadExperts(model, topology)
+        if not is_from_checkpoint:
+            check_start_fits(model, vars(args))
         return model
 
     @classmethod
@@ -191,13 +200,7 @@ class ScomoeModel(TransformerModel):
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """Load a checkpoint of any number of processes; its layout must be this model's."""
-        if self.moe_parts is not None:
-            check_saved_layout(
-                state_dict, self.moe_parts.topology.layout, is_given=self.args.moe_layout_given
-            )
-            check_saved_experts(state_dict, self, wanted=self.moe_parts.config.num_experts)
-            if self.moe_parts.config.scomoe_type == "feat":
-                check_saved_feature_shares(state_dict, self.moe_parts.config.shares)
+        self._check_kind(state_dict)
         if self.spread_experts is not None:
             state_dict = self.spread_experts.own_weights(state_dict)
         state_dict = fit_running_state(state_dict, self)
@@ -205,6 +208,32 @@ class ScomoeModel(TransformerModel):
             return super().load_state_dict(state_dict, strict, model_cfg, args)
         except RuntimeError as error:  # torch's list of all tensors that differ
             raise MisfitError(describe_misfit(state_dict, self)) from error
+
+    def check_fits(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Refuse a checkpoint that would not load. Reads none of its experts.
+
+        Raises:
+            UserError: it is of another layout, or has other tensors.
+        """
+        experts = expert_parameters(self)
+        shapes = {n: t.to("meta") if n in experts else t for n, t in state_dict.items()}
+        self._check_kind(shapes)
+        self.upgrade_state_dict(shapes)
+        if self.spread_experts is not None:
+            shapes = self.spread_experts.own_weights(shapes)
+        shapes = fit_running_state(shapes, self)
+        if not fits(shapes, self):
+            raise MisfitError(describe_misfit(shapes, self))
+
+    def _check_kind(self, state_dict: dict[str, Tensor]) -> None:
+        if self.moe_parts is None:
+            return
+        check_saved_layout(
+            state_dict, self.moe_parts.topology.layout, is_given=self.args.moe_layout_given
+        )
+        check_saved_experts(state_dict, self, wanted=self.moe_parts.config.num_experts)
+        if self.moe_parts.config.scomoe_type == "feat":
+            check_saved_feature_shares(state_dict, self.moe_parts.config.shares)
 
 
 def check_stacks(config: MoeConfig, args: Namespace) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import utils
+from fairseq.checkpoint_utils import load_model_ensemble_and_task
 
 from user_dir import register  # noqa: F401 - what checkpoints name is known
+from user_dir.checkpoints.model_state import fairseq_state
 from user_dir.errors import MisfitError, UserError
 from user_dir.text.leftovers import name_without
 from user_dir.text.pairs import Pair
@@ -121,22 +123,28 @@ class Engine:
 
 
 def _load_models(decoding: Decoding) -> tuple[list, Any]:
+    paths = ":".join(decoding.paths)
+    models: list = []
+    task = None
     try:
         with name_without(":", decoding.data) as data:  # which fairseq would split there
-            models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-                decoding.paths, arg_overrides={**decoding.overrides, "data": data}
-            )
+            for path in decoding.paths:
+                state = fairseq_state(path, {**decoding.overrides, "data": data})
+                (model,), _, task = load_model_ensemble_and_task([path], task=task, state=state)
+                models.append(model)
     except (RuntimeError, MisfitError) as error:  # of load_state_dict, or our sentence on it
         reason = " ".join(" ".join(str(error).splitlines()[:3]).split())
         raise UserError(
-            f"--path ({':'.join(decoding.paths)}) does not fit its options or the dictionaries in "
-            f"--data ({decoding.data}): {reason}"
+            f"--path ({paths}) does not fit its options or the dictionaries in --data "
+            f"({decoding.data}): {reason}"
         ) from None
-    except (ArithmeticError, AssertionError, LookupError, TypeError) as error:
+    except (UserError, OSError):
+        raise
+    except Exception as error:
         # fairseq takes the values as they are, and fails wherever it first uses them.
         raise UserError(
-            f"--path ({':'.join(decoding.paths)}): no model can be built from its options, "
-            f"--model-overrides included ({type(error).__name__}: {error})"
+            f"--path ({paths}): no model can be built from its options, --model-overrides included "
+            f"({type(error).__name__}: {error})"
         ) from None
     return models, task
 

@@ -31,7 +31,10 @@ def load_setup(args: argparse.Namespace, *, corpus: Path | None = None) -> Setup
         UserError: something is missing or contradicts; the message names the flag.
     """
     first = open_checkpoint(
-        checkpoint_paths(args.path)[0], flag="--path", trusted=args.trust_checkpoint
+        checkpoint_paths(args.path)[0],
+        flag="--path",
+        trusted=args.trust_checkpoint,
+        only_options=True,  # `resolve` reads the rest
     )
     options = with_languages({**task_options(first), **args.model_overrides}, args.data)
     trained = _trained_directions(options)
@@ -55,7 +58,9 @@ def load_setup(args: argparse.Namespace, *, corpus: Path | None = None) -> Setup
 
 
 def _trained_directions(options: Mapping[str, Any]) -> list[Pair]:
-    trained = options.get("lang_pairs") or f"{options['source_lang']}-{options['target_lang']}"
+    trained = options.get("lang_pairs") or "-".join(
+        str(options.get(f"{side}_lang")) for side in ("source", "target")
+    )
     if not isinstance(trained, str):
         trained = ",".join(trained)
     if os.path.isfile(trained):  # as --lang-pairs may name; a list may be too long for Path

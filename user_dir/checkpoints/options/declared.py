@@ -129,7 +129,9 @@ def _accepts_one(action: argparse.Action, value: Any) -> bool:
         return any(value == choice for choice in action.choices)
     if action.type in _PLAIN:
         return _PLAIN[action.type](value)
-    # Made by a function from a string: any value, unless it is still a string to evaluate.
+    # Made by a function from a string: a number that it takes, no string that it would evaluate.
+    if _is_number(value):
+        return _takes(action.type, repr(value))
     return not isinstance(value, str) or _is_literal(value)
 
 
@@ -158,6 +160,14 @@ _PLAIN: dict[Any, Callable[[Any], bool]] = {
 
 def _is_switch(action: argparse.Action) -> bool:
     return action.nargs == 0
+
+
+def _takes(function: Any, text: str) -> bool:
+    try:
+        function(text)
+    except (argparse.ArgumentTypeError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_literal(text: str) -> bool:

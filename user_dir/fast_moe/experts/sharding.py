@@ -44,8 +44,10 @@ def gather_experts(local: Tensor, topology: Topology) -> Tensor | None:
 
 
 def own_share(full: Tensor, topology: Topology) -> Tensor:
-    """The rows of a tensor of all experts that this process holds."""
-    return full[topology.held_experts(topology.process_index)]
+    """The rows of a tensor of all experts that this process holds; a view if they lie together."""
+    held = topology.held_experts(topology.process_index)
+    first, end = held[0], held[-1] + 1
+    return full[first:end] if end - first == len(held) else full[held]
 
 
 def sum_over_replicas(parameters: list[nn.Parameter], topology: Topology) -> None:
