@@ -12,8 +12,9 @@ from tests.support.checkpoints import DATA, FIXTURE, altered, set_options
 from tests.support.commands import ROOT, environment
 from tests.support.ranks import run_processes
 from user_dir.cli.translate import get_parser
-from user_dir.translation.options import resolve
-from user_dir.translation.translator import Decoding, Translator
+from user_dir.translation.decoding import Decoding
+from user_dir.translation.engine import Engine
+from user_dir.translation.resolve import resolve
 
 HIDDEN = 32768  # hidden features of an expert: 8 experts in each of 4 layers have 128 MiB
 EXPERTS_BYTES = 4 * 8 * 2 * 16 * HIDDEN * 4
@@ -47,9 +48,9 @@ def peak_bytes() -> int:
 
 def growth_while_loading(small: Decoding, large: Decoding) -> int:
     """By how much a large model's share raises the peak of a process that has had a small one."""
-    Translator(small)
+    Engine(small)
     before = peak_bytes()
-    Translator(large)
+    Engine(large)
     return peak_bytes() - before
 
 

@@ -49,7 +49,7 @@ def verify_checksums(path: str | Path) -> None:
 @cache  # a process opens a checkpoint several times; another file has another identity
 def _verify_once(path: str, inode: int, size: int, modified_ns: int) -> None:
     if not is_archive(path):
-        logger.info("%s has no checksums (torch before 1.6 wrote it): taken as it is", path)
+        logger.warning("%s has no checksums (torch before 1.6 wrote it): taken as it is", path)
         return
     names = _records(path)
     threads = min(_MOST_THREADS, os.cpu_count() or 1, len(names))
