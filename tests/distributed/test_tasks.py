@@ -84,8 +84,6 @@ def test_bleu_of_a_stock_task_is_refused_on_several_processes(small_corpus, tmp_
 @pytest.mark.parametrize(
     ("processes", "refused", "message"),
     [
-        ("1", ["--fp16-adam-stats"], "--fp16-adam-stats does not work"),
-        ("1", ["--load-alignments"], "--load-alignments does not work"),
         ("1", ["--max-source-positions", "1"], "none of the 300 sentence pairs can be used"),
         (
             "2",

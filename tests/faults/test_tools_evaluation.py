@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Trained
 from tests.support.commands import ROOT, environment
+from tests.support.trained import Trained
 from user_dir.cli import evaluate, report
 
 OURS = ("settings.json", "test.en-de.de", "test.de-en.en")

@@ -5,8 +5,8 @@ from importlib import import_module
 
 import pytest
 
-from tests.faults.conftest import Trained
 from tests.support.commands import ROOT
+from tests.support.trained import Trained
 from user_dir.cli import evaluate, translate
 from user_dir.transformer.flags import add_moe_options, add_scomoe_options
 

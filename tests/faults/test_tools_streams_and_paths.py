@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Trained
 from tests.support.commands import ROOT, environment, module
+from tests.support.trained import Trained
 from user_dir.cli import evaluate, translate
 from user_dir.translation.options import checkpoint_paths
 

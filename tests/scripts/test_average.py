@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.scripts.conftest import Trained
 from tests.support.commands import run
+from tests.support.trained import Trained
 from user_dir.checkpoints.averaging import average_models
 from user_dir.cli import average, translate
 

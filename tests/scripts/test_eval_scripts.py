@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts.conftest import Trained
 from tests.support.checkpoints import with_options
 from tests.support.commands import ROOT, environment
+from tests.support.trained import Trained
 
 FOLDER = ROOT / "eval_scripts"
 SCRIPTS = [

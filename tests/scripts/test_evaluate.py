@@ -9,7 +9,7 @@ import torch
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from tests.scripts.conftest import Trained
+from tests.support.trained import Trained
 from user_dir.cli import evaluate, report, translate
 from user_dir.translation.data_languages import with_languages
 

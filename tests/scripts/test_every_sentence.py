@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts.conftest import Trained
 from tests.support.commands import run, updates_of
+from tests.support.trained import Trained
 
 SIZES = (3, 8, 11)
 SETS = dict(zip(SIZES, ("valid", "valid1", "valid2"), strict=True))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.scripts.conftest import MAX_POSITIONS, Trained
 from tests.support.commands import ROOT, environment, module, run
+from tests.support.trained import MAX_POSITIONS, Trained
 from user_dir.cli import translate
 from user_dir.errors import UserError
 from user_dir.text.subwords import Subwords

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts.conftest import Trained
 from tests.support.commands import ROOT, environment, module, run
+from tests.support.trained import Trained
 from user_dir.cli import translate
 from user_dir.errors import UserError
 from user_dir.translation import Translator

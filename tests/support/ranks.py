@@ -1,5 +1,6 @@
 """Runs a function in real processes and returns what each of them returned."""
 
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
@@ -27,10 +28,20 @@ def run_processes(
     """
     with tempfile.TemporaryDirectory() as folder:
         shared = (processes, folder, backend, function, args)
-        context = mp.spawn(_run, shared, nprocs=processes, join=False)
+        context = mp.start_processes(
+            _run, shared, nprocs=processes, join=False, start_method=_start_method(backend)
+        )
         if not _join(context, timeout):
             raise TimeoutError(f"{processes} processes did not finish within {timeout} s")
         return [torch.load(Path(folder) / f"result{i}") for i in range(processes)]
+
+
+def _start_method(backend: str) -> str:
+    """From a server that has imported everything once; a GPU's context needs fresh processes."""
+    if backend == "nccl":
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["user_dir.register", "tests.support.stacks"])
+    return "forkserver"
 
 
 def _join(context, timeout: float) -> bool:
