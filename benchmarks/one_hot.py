@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from user_dir.fast_moe.experts.ffn import ExpertFFN
-from user_dir.fast_moe.gates import GShardGate, SwitchGate
+from user_dir.fast_moe.gating.gates import GShardGate, SwitchGate
 
 
 class OneHotMoe(nn.Module):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sacrebleu.metrics.bleu import BLEU
 
-from tests.scripts.conftest import Trained
+from tests.support.trained import Trained
 from user_dir.cli import compare, evaluate
 
 LINES = 6

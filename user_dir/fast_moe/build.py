@@ -7,22 +7,22 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from user_dir.fast_moe.balance import Balance, check_topology_shares
 from user_dir.fast_moe.clustering.assignment import ClusterGate
 from user_dir.fast_moe.clustering.balance_gate import BalanceGate
 from user_dir.fast_moe.clustering.centroids import CentroidGate
 from user_dir.fast_moe.clustering.layer import ClusteringLayer
 from user_dir.fast_moe.clustering.token_table import TokenTable
 from user_dir.fast_moe.config import LayerKind, MoeConfig
-from user_dir.fast_moe.expert_bias import ExpertBias
 from user_dir.fast_moe.experts.ffn import ExpertFFN
-from user_dir.fast_moe.gates import GShardGate, SwitchGate
-from user_dir.fast_moe.gating_dropout import GatingDropout
+from user_dir.fast_moe.experts.shared import MixingGate, SharedExpert
+from user_dir.fast_moe.gating.balance import Balance, check_topology_shares
+from user_dir.fast_moe.gating.bias import ExpertBias
+from user_dir.fast_moe.gating.dropout import GatingDropout
+from user_dir.fast_moe.gating.gates import GShardGate, SwitchGate
+from user_dir.fast_moe.gating.masking import OutputMasking
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
-from user_dir.fast_moe.output_masking import OutputMasking
-from user_dir.fast_moe.shared_expert import MixingGate, SharedExpert
 from user_dir.fast_moe.shared_options import SharedOptions
 from user_dir.fast_moe.tokens.partition import TokenPartition
 

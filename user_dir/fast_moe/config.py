@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from user_dir.errors import UserError
-from user_dir.fast_moe.gate_options import GateOptions, require
+from user_dir.fast_moe.gating.options import GateOptions, require
 from user_dir.fast_moe.layout.reach import Shares
 from user_dir.fast_moe.routing.slots import evaluation_capacity, expert_capacity
 from user_dir.fast_moe.shared_options import SharedOptions

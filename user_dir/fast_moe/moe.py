@@ -4,9 +4,9 @@ The way of a token, in SCoMoE-Seq (`EfficientMoeLayer.scomoe_seq`); the shape th
 behind is at its end. V hosted ranks, T tokens of a rank, D width, E experts of the layer, K choices
 of a token, and of one reach R experts, C slots of an expert for one rank, L experts served here:
 
- 1. The gate scores it for every expert (`gates.py`).                             z (V, T, E)
+ 1. The gate scores it for every expert (`gating/gates.py`).                      z (V, T, E)
  2. It is given a reach: its rank, its node, everywhere (`tokens/partition.py`).  reach (V, T)
- 3. For each reach the gate chooses experts among those in reach (`gates.py`),    ids (V, T, K)
+ 3. For each reach the gate chooses experts in reach (`gating/gates.py`),         ids (V, T, K)
     and each choice gets a slot there and a weight (`routing/slots.py`).          slots, weights
  4. A trip for each reach takes four steps, in the order of `dispatch/schedule.py`:
     a. `send`: its row is copied to where it leaves from (`dispatch/trip.py`;     (V·R·C, D)
@@ -31,19 +31,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from user_dir.fast_moe.balance import Balance, RoutedPart
 from user_dir.fast_moe.config import CapacityRule, LayerKind
 from user_dir.fast_moe.dispatch.capacity import CapacityTrip
 from user_dir.fast_moe.dispatch.dropless import DroplessTrip
 from user_dir.fast_moe.dispatch.schedule import run_trips
 from user_dir.fast_moe.dispatch.trip import Trip
-from user_dir.fast_moe.gates import GShardGate, SwitchGate
-from user_dir.fast_moe.gating_dropout import GatingDropout
+from user_dir.fast_moe.experts.shared import SharedExpert
+from user_dir.fast_moe.gating.balance import Balance, RoutedPart
+from user_dir.fast_moe.gating.dropout import GatingDropout
+from user_dir.fast_moe.gating.gates import GShardGate, SwitchGate
+from user_dir.fast_moe.gating.masking import OutputMasking
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
-from user_dir.fast_moe.output_masking import OutputMasking
 from user_dir.fast_moe.report import MoeReport, make_report
-from user_dir.fast_moe.shared_expert import SharedExpert
 from user_dir.fast_moe.tokens.partition import REACH_IDS, TokenPartition, select_experts
 from user_dir.fast_moe.tokens.ranked import RankedTokens
 

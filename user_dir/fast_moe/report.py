@@ -12,10 +12,10 @@ from dataclasses import astuple, dataclass, fields
 import torch
 from torch import Tensor
 
-from user_dir.fast_moe.balance import BalanceLosses, RoutedPart
 from user_dir.fast_moe.config import LayerKind
+from user_dir.fast_moe.experts.shared import MixtureUse
+from user_dir.fast_moe.gating.balance import BalanceLosses, RoutedPart
 from user_dir.fast_moe.layout.reach import Reach
-from user_dir.fast_moe.shared_expert import MixtureUse
 from user_dir.fast_moe.tokens.ranked import TokenDirections
 
 

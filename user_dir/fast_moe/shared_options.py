@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from user_dir.errors import UserError
-from user_dir.fast_moe.gate_options import require
+from user_dir.fast_moe.gating.options import require
 
 
 @dataclass(frozen=True)

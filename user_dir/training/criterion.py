@@ -17,9 +17,9 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from user_dir.errors import UserError
-from user_dir.fast_moe.balance import BalanceLosses, balance_over_all_ranks
+from user_dir.fast_moe.experts.shared import budget_loss
+from user_dir.fast_moe.gating.balance import BalanceLosses, balance_over_all_ranks
 from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
-from user_dir.fast_moe.shared_expert import budget_loss
 from user_dir.training.cluster_metrics import cluster_logging_output, log_cluster_metrics
 from user_dir.training.metrics import PREFIX, log_moe_metrics, moe_logging_output
 from user_dir.training.stopping import agree, num_requests

@@ -1,6 +1,6 @@
 """The command-line options of gates: how experts are chosen, weighted and kept in balance."""
 
-from user_dir.fast_moe.gate_options import BALANCE_SCOPES, BALANCES, GATES, POLICIES
+from user_dir.fast_moe.gating.options import BALANCE_SCOPES, BALANCES, GATES, POLICIES
 from user_dir.option_values import finite_number, whole_number
 
 _BESIDE_EXPERTS = (

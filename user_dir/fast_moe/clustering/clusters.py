@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from user_dir.fast_moe.balance import RoutedPart
 from user_dir.fast_moe.clustering.assignment import ClusterGate
 from user_dir.fast_moe.clustering.meaning import count_kinds
 from user_dir.fast_moe.clustering.sorting import differentiable_sort, take_tokens
@@ -17,6 +16,7 @@ from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.dispatch.dropless import DroplessTrip
 from user_dir.fast_moe.exchange.all_to_all import Line
 from user_dir.fast_moe.gathers import gather_rows, invert_permutation
+from user_dir.fast_moe.gating.balance import RoutedPart
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.report import MoeReport, make_report

@@ -7,11 +7,11 @@ import torch
 
 from tests.support.models import LENGTHS, WIDE, build_model, learned, loss_of, make_batch
 from user_dir.errors import UserError
-from user_dir.fast_moe.balance import z_loss
 from user_dir.fast_moe.config import MoeConfig
-from user_dir.fast_moe.expert_bias import ExpertBias
-from user_dir.fast_moe.gating_dropout import GatingDropout
-from user_dir.fast_moe.shared_expert import budget_loss
+from user_dir.fast_moe.experts.shared import budget_loss
+from user_dir.fast_moe.gating.balance import z_loss
+from user_dir.fast_moe.gating.bias import ExpertBias
+from user_dir.fast_moe.gating.dropout import GatingDropout
 from user_dir.fast_moe.tokens.noise import NoiseKey
 
 

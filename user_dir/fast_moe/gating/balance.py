@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from user_dir.errors import UserError
-from user_dir.fast_moe.expert_bias import ExpertBias
-from user_dir.fast_moe.gates import Gated
+from user_dir.fast_moe.gating.bias import ExpertBias
+from user_dir.fast_moe.gating.gates import Gated
 from user_dir.fast_moe.layout.processes import running_processes
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.layout.topology import Topology

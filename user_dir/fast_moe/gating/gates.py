@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from user_dir.fast_moe.gate_options import GATES, POLICIES
+from user_dir.fast_moe.gating.options import GATES, POLICIES
 from user_dir.fast_moe.routing.slots import Routing, build_routing
 
 
