@@ -24,18 +24,17 @@ from user_dir.checkpoints.layout import (
     save_layout,
     trained_cluster_groups,
 )
-from user_dir.errors import MisfitError, UserError
+from user_dir.errors import MisfitError
 from user_dir.fast_moe.build import MoeParts
-from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.config import MoeConfig
 from user_dir.fast_moe.experts.sharding import scale_expert_gradients
-from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.running_state import fit_running_state, move_running_states
 from user_dir.fast_moe.tokens.noise import NoiseKey
+from user_dir.transformer.checks import check_scomoe_layout, check_stacks
 from user_dir.transformer.decoder import ScomoeDecoder
 from user_dir.transformer.encoder import ScomoeEncoder
 from user_dir.transformer.flags import add_moe_options, add_scomoe_options
-from user_dir.transformer.layer_order import check_type_is_used, order_layers
 from user_dir.transformer.options import (
     check_new_run,
     check_training_options,
@@ -234,64 +233,6 @@ class ScomoeModel(TransformerModel):
         check_saved_experts(state_dict, self, wanted=self.moe_parts.config.num_experts)
         if self.moe_parts.config.scomoe_type == "feat":
             check_saved_feature_shares(state_dict, self.moe_parts.config.shares)
-
-
-def check_stacks(config: MoeConfig, args: Namespace) -> None:
-    """Refuse layers that the options of the mixtures do not fit.
-
-    Raises:
-        ValueError: clustering, reordering or a type does not fit the layers or their width.
-    """
-    orders = {
-        stack: order_layers(config, stack=stack, num_layers=getattr(args, f"{stack}_layers"))
-        for stack in ("encoder", "decoder")
-    }
-    check_type_is_used(config, list(orders.values()))
-    for stack, order in orders.items():
-        if LayerKind.FEAT in order.mixtures:
-            config.shares.features(getattr(args, f"{stack}_embed_dim"))
-
-
-def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
-    """Refuse fewer experts than ranks where tokens may not leave their rank or node.
-
-    Raises:
-        ValueError: the number of experts is no multiple of the number of ranks.
-    """
-    check_node_limit(config, layout)
-    if config.scomoe_type == "none" and not config.token_cluster:
-        return
-    num_experts, num_ranks = config.num_experts, layout.num_ranks
-    if num_experts % num_ranks:
-        flag = f"--scomoe-type {config.scomoe_type}"
-        near = max(1, round(num_experts / num_ranks)) * num_ranks
-        raise UserError(
-            f"{'--token-cluster' if config.token_cluster else flag} needs the same number of "
-            f"experts on every rank, but --moe-expert-count is {num_experts} for {num_ranks} "
-            f"logical ranks ({layout}); {near} would do"
-        )
-
-
-def check_node_limit(config: MoeConfig, layout: Layout) -> None:
-    """Refuse a limit of nodes that leaves a token fewer experts than it chooses.
-
-    Raises:
-        UserError: --moe-limit-nodes is too small for the layout, or experts are replicated.
-    """
-    limit, top_k = config.gate.limit_nodes, config.capacity.top_k
-    if limit is None:
-        return
-    left = limit * config.num_experts // layout.num_nodes
-    if config.num_experts < layout.num_ranks:
-        raise UserError(
-            f"--moe-limit-nodes needs every expert on one node, but {config.num_experts} experts "
-            f"are copied to {layout.num_ranks} ranks; leave it out"
-        )
-    if left < top_k:
-        raise UserError(
-            f"--moe-limit-nodes {limit} leaves a token {left} expert, but it chooses {top_k}; "
-            f"{-(-top_k * layout.num_nodes // config.num_experts)} would do"
-        )
 
 
 def _log_parameters(model: torch.nn.Module, topology: Topology) -> None:

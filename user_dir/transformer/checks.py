@@ -1,0 +1,66 @@
+"""What a model's options must fit: its layers, their width, its layout."""
+
+from argparse import Namespace
+
+from user_dir.errors import UserError
+from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.transformer.layer_order import check_type_is_used, order_layers
+
+
+def check_stacks(config: MoeConfig, args: Namespace) -> None:
+    """Refuse layers that the options of the mixtures do not fit.
+
+    Raises:
+        ValueError: clustering, reordering or a type does not fit the layers or their width.
+    """
+    orders = {
+        stack: order_layers(config, stack=stack, num_layers=getattr(args, f"{stack}_layers"))
+        for stack in ("encoder", "decoder")
+    }
+    check_type_is_used(config, list(orders.values()))
+    for stack, order in orders.items():
+        if LayerKind.FEAT in order.mixtures:
+            config.shares.features(getattr(args, f"{stack}_embed_dim"))
+
+
+def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
+    """Refuse fewer experts than ranks where tokens may not leave their rank or node.
+
+    Raises:
+        ValueError: the number of experts is no multiple of the number of ranks.
+    """
+    check_node_limit(config, layout)
+    if config.scomoe_type == "none" and not config.token_cluster:
+        return
+    num_experts, num_ranks = config.num_experts, layout.num_ranks
+    if num_experts % num_ranks:
+        flag = f"--scomoe-type {config.scomoe_type}"
+        near = max(1, round(num_experts / num_ranks)) * num_ranks
+        raise UserError(
+            f"{'--token-cluster' if config.token_cluster else flag} needs the same number of "
+            f"experts on every rank, but --moe-expert-count is {num_experts} for {num_ranks} "
+            f"logical ranks ({layout}); {near} would do"
+        )
+
+
+def check_node_limit(config: MoeConfig, layout: Layout) -> None:
+    """Refuse a limit of nodes that leaves a token fewer experts than it chooses.
+
+    Raises:
+        UserError: --moe-limit-nodes is too small for the layout, or experts are replicated.
+    """
+    limit, top_k = config.gate.limit_nodes, config.capacity.top_k
+    if limit is None:
+        return
+    left = limit * config.num_experts // layout.num_nodes
+    if config.num_experts < layout.num_ranks:
+        raise UserError(
+            f"--moe-limit-nodes needs every expert on one node, but {config.num_experts} experts "
+            f"are copied to {layout.num_ranks} ranks; leave it out"
+        )
+    if left < top_k:
+        raise UserError(
+            f"--moe-limit-nodes {limit} leaves a token {left} expert, but it chooses {top_k}; "
+            f"{-(-top_k * layout.num_nodes // config.num_experts)} would do"
+        )
