@@ -20,7 +20,7 @@ def rows_of(section: str) -> list[list[str]]:
     """The cells of a section's table, without those of its head."""
     text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+    return [[cell.strip() for cell in re.split(r" \|(?= )", line.strip("|"))] for line in lines[2:]]
 
 
 def options_of(arch: str) -> Namespace:
