@@ -13,7 +13,8 @@ from user_dir.cli import average, translate
 
 def checkpoint(path: Path, **tensors: torch.Tensor) -> Path:
     """A file as fairseq writes them, with these tensors."""
-    state = {"args": None, "cfg": {"task": {}}, "model": tensors, "optimizer_history": [{}]}
+    cfg = {"task": {"_name": "translation"}, "model": {"_name": "transformer"}}
+    state = {"args": None, "cfg": cfg, "model": tensors, "optimizer_history": [{}]}
     state["extra_state"] = {"train_iterator": {"epoch": 3}}
     torch.save({**state, "last_optimizer_state": {"state": torch.ones(9)}}, path)
     return path
