@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from dataclasses import dataclass
 
 import numpy as np
 from fairseq import checkpoint_utils, tasks, utils
@@ -10,11 +11,12 @@ from fairseq.data import data_utils
 from fairseq.dataclass.initialize import add_defaults
 from fairseq.logging import metrics
 from fairseq_cli.train import train as train_epoch
+from fairseq_cli.train import validate
 
 from user_dir.errors import UserError
 from user_dir.training.run_record import open_statistics
 from user_dir.training.stopping import StopAgreed
-from user_dir.training.trainer import CarefulTrainer
+from user_dir.training.trainer import DUE, CarefulTrainer
 
 # fairseq's own name: its handlers and --log-file listen to it.
 logger = logging.getLogger("fairseq_cli.train")
@@ -37,30 +39,69 @@ def train(cfg) -> None:
     logger.info(cfg)
 
     trainer = _build_trainer(cfg)
-    _, epochs = checkpoint_utils.load_checkpoint(
+    extra_state, epochs = checkpoint_utils.load_checkpoint(
         cfg.checkpoint,
         trainer,
         # A sharded corpus has another dataset in the next epoch.
         disable_iterator_cache=trainer.task.has_sharded_data("train"),
     )
-    if trainer.is_finished() or epochs.next_epoch_idx > _last_epoch(cfg):
-        logger.info(
-            "nothing to do: the run in %s is finished after %d updates; a larger --max-update, "
-            "--max-epoch or --stop-time-hours, whichever ended it, goes on",
-            cfg.checkpoint.save_dir,
-            trainer.get_num_updates(),
-        )
-        return
-    trainer.statistics = open_statistics(cfg, trainer)
+    trainer.saved_updates = trainer.get_num_updates()
     try:
-        _train_epochs(cfg, trainer, epochs)
+        _go_on(cfg, trainer, epochs, extra_state or {})
         is_stopped = False
     except StopAgreed:
         is_stopped = True  # saved below: nothing may gather while an exception is handled
     if is_stopped:
         updates = trainer.get_num_updates()
         logger.info("asked to stop: saving and ending after update %d", updates)
-        trainer.save_once(only_last=False)
+        if trainer.saved_updates != updates:
+            trainer.save(only_last=False)
+
+
+def _go_on(cfg, trainer: CarefulTrainer, epochs, extra_state: dict) -> None:
+    """Train from where a checkpoint was saved; a validation that it waited for comes first."""
+    due = extra_state.get(DUE)
+    # Fine-tuning starts at update 0.
+    is_due = due and due["update"] == trainer.get_num_updates() and not cfg.dataset.disable_validation
+    is_finished = trainer.is_finished() or epochs.next_epoch_idx > _last_epoch(cfg)
+    if is_due or not is_finished:
+        trainer.statistics = open_statistics(cfg, trainer)
+    if is_due:
+        saved = _Saved(due["epoch"], due["is_end"], extra_state["train_iterator"])
+        _make_up_for_validation(cfg, trainer, saved)
+    if not is_finished:
+        _train_epochs(cfg, trainer, epochs)
+        return
+    logger.info(
+        "nothing to do: the run in %s is finished after %d updates; a larger --max-update, "
+        "--max-epoch or --stop-time-hours, whichever ended it, goes on",
+        cfg.checkpoint.save_dir,
+        trainer.get_num_updates(),
+    )
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """Where in the data a checkpoint was saved, as `save_checkpoint` asks fairseq's iterator."""
+
+    epoch: int
+    is_end: bool
+    state: dict
+
+    def end_of_epoch(self) -> bool:
+        return self.is_end
+
+    def state_dict(self) -> dict:
+        return self.state
+
+
+def _make_up_for_validation(cfg, trainer: CarefulTrainer, saved: _Saved) -> None:
+    """Validate and save as the run that saved before its validation and ended in it would have."""
+    subsets = cfg.dataset.valid_subset.split(",")
+    loss, *_ = validate(cfg, trainer, trainer.task, saved, subsets)
+    checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, saved, loss)
+    if saved.is_end:
+        trainer.lr_step(saved.epoch, loss)
 
 
 def _check_options(cfg) -> None:

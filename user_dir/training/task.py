@@ -131,7 +131,13 @@ class _RankedBatches(FairseqTask):
         grouped_shuffling: bool = False,
         **kwargs,
     ):
-        """fairseq's epoch iterator over every sentence; to train or validate, one by ranks."""
+        """fairseq's epoch iterator over every sentence; to train or validate, one by ranks.
+
+        Batches that serve all epochs are those of a run that began with the first one: fairseq
+        would draw others where a run is resumed.
+        """
+        if self._serve_all_epochs(dataset, **kwargs):
+            kwargs["epoch"] = 1
         topology = self._topology if self._trains else None
         whole = WholeDataset(dataset)
         if topology is None:
@@ -169,6 +175,16 @@ class _RankedBatches(FairseqTask):
     def build_bpe(self, args):
         """fairseq's; where none is named, what joins the pieces of text that came in pieces."""
         return super().build_bpe(args) or pieces_of_data(split_paths(self._options.data)[0])
+
+    def _serve_all_epochs(
+        self, dataset, *, disable_iterator_cache=False, update_epoch_batch_itr=False, **_
+    ) -> bool:
+        is_drawn_anew = disable_iterator_cache or update_epoch_batch_itr
+        return not is_drawn_anew and self._keeps_iterator(dataset)
+
+    def _keeps_iterator(self, dataset) -> bool:
+        """Whether fairseq makes one iterator over a dataset and never another."""
+        return self.can_reuse_epoch_itr(dataset)
 
     def build_generator(self, models, args, **kwargs):
         """fairseq's generator; in step where the experts are spread over processes."""
@@ -269,6 +285,9 @@ class ScomoeMultilingualTranslationTask(_RankedBatches, TranslationMultiSimpleEp
             self.data_manager = PairTokenManager(
                 args, self.lang_pairs, langs, dicts, self.sampling_method
             )
+
+    def _keeps_iterator(self, dataset) -> bool:
+        return self.args.sampling_method == "RoundRobin" or super()._keeps_iterator(dataset)
 
     @property
     def _options(self):

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,12 +14,15 @@ from user_dir.training.loading import MappingTrainer
 from user_dir.training.statistics import RunStatistics
 from user_dir.training.stopping import stop_if_agreed
 
+# In a checkpoint: the validation that a run was about to make when it saved; None if there is none.
+DUE = "validation_due"
+
 
 class CarefulTrainer(MappingTrainer):
     """fairseq's `Trainer`, but for what it does out of memory, on NaN, and before validation.
 
     Attributes:
-        saved_updates: the update of the newest checkpoint of this run; None: none yet.
+        saved_updates: the update after which training was last loaded, or saved unscored.
         statistics: told of every update and validation; None: nobody asks here.
     """
 
@@ -30,7 +34,8 @@ class CarefulTrainer(MappingTrainer):
         task.post_validate = self._after_validation
         self._subset = ""
         self._samples: list = []
-        self._train_iterator = None
+        self._train_iterator: Any = None
+        self._due: dict | None = None
 
     @property
     def is_alone(self) -> bool:
@@ -134,8 +139,10 @@ class CarefulTrainer(MappingTrainer):
             super().consolidate_optimizer()
 
     def save_checkpoint(self, filename, extra_state):
-        """fairseq's; not while a failure is handled."""
-        return None if self._is_failing() else super().save_checkpoint(filename, extra_state)
+        """fairseq's; not while a failure is handled. Notes a validation that is still to come."""
+        if self._is_failing():
+            return None
+        return super().save_checkpoint(filename, {**extra_state, DUE: self._due})
 
     def _is_failing(self) -> bool:
         """Whether fairseq wants to save `crash.pt`, for which the others are not gathering."""
@@ -148,20 +155,21 @@ class CarefulTrainer(MappingTrainer):
 
     def begin_valid_epoch(self, epoch):
         """Save first where a checkpoint is due after the validation, which may take long."""
-        if self._is_save_due():
-            self.save_once(only_last=True)
+        if self.saved_updates != self.get_num_updates() and self._is_save_due():
+            is_end = self._train_iterator.end_of_epoch()
+            self._due = {"update": self.get_num_updates(), "epoch": epoch, "is_end": is_end}
+            self.save(only_last=True)
+            self._due = None
         if self.statistics is not None:
             self.statistics.pause()
         super().begin_valid_epoch(epoch)
 
-    def save_once(self, *, only_last: bool) -> None:
-        """Save without a validation, unless this update is saved already; a collective.
+    def save(self, *, only_last: bool) -> None:
+        """Save what no validation has scored; a collective.
 
         Args:
             only_last: write `checkpoint_last.pt` alone: the other files follow.
         """
-        if self.saved_updates == self.get_num_updates():
-            return
         cfg = copy.deepcopy(self.cfg.checkpoint)
         if only_last and not cfg.no_last_checkpoints:
             cfg.no_epoch_checkpoints = True
@@ -179,7 +187,6 @@ class CarefulTrainer(MappingTrainer):
     def _is_save_due(self) -> bool:
         """Whether fairseq saves after this update's validation (its `validate_and_save`)."""
         iterator, updates = self._train_iterator, self.get_num_updates()
-        assert iterator is not None, "an update was made before"
         every = self.cfg.checkpoint.save_interval_updates
         return (
             self.is_finished()

@@ -261,3 +261,35 @@ def test_prefixes_of_ranks_without_data_are_left_out(small_corpus):
     assert torch.equal(recorder.sources, last["net_input"]["src_tokens"][keep])
     assert torch.equal(recorder.rows["prefix_tokens"], prefixes[keep])
     assert torch.equal(recorder.rows["constraints"], constraints[keep])
+
+
+def batches_of_epoch(task, epoch: int, *, is_resumed: bool = False) -> list[list]:
+    """The source tokens of each batch, as training gets them, from a checkpoint or without."""
+    is_sharded = task.has_sharded_data("train")
+    if "train" not in task.datasets or is_sharded:
+        task.load_dataset("train", epoch=epoch)
+    iterator = task.get_batch_iterator(
+        task.dataset("train"),
+        max_tokens=52,
+        max_positions=task.max_positions(),
+        ignore_invalid_inputs=True,
+        seed=3,
+        epoch=epoch,
+        disable_iterator_cache=is_sharded,
+    )
+    if is_resumed:
+        iterator.load_state_dict({"epoch": epoch, "iterations_in_epoch": 0})
+    return [batch["net_input"]["src_tokens"].tolist() for batch in iterator.next_epoch_itr()]
+
+
+@pytest.mark.parametrize(
+    "kind", ["translation", "concatenated", "round robin", "sampling by temperature"]
+)
+def test_a_resumed_run_has_the_batches_of_one_that_went_on(small_corpus, kind):
+    if kind == "translation":
+        arguments = TRANSLATION
+    else:
+        arguments = (*multilingual(small_corpus), *MULTILINGUAL_DATASETS[kind])
+    went_on, resumed = (make_trained_task(small_corpus, *arguments) for _ in range(2))
+    *_, expected = [batches_of_epoch(went_on, epoch) for epoch in (1, 2, 3)]
+    assert batches_of_epoch(resumed, 3, is_resumed=True) == expected
