@@ -3,14 +3,12 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support.commands import ROOT, environment, module, run, train_arguments, updates_of
+from tests.support.running import running
 from user_dir.training.connection import connect
 from user_dir.training.failures import LostPeers
 from user_dir.training.launch import Place
@@ -67,31 +65,6 @@ def test_peers_that_never_come_are_named(index, address, missing):
         connect(place, backend="gloo", timeout_minutes=1, start_minutes=0.01)
 
 
-@contextmanager
-def training(command: list, out: Path, *, until: int) -> Iterator[subprocess.Popen]:
-    """A run in the background that has made some updates; its output goes to a file."""
-    with out.open("w") as file:
-        process = subprocess.Popen(
-            list(map(str, command)),
-            cwd=ROOT,
-            env=environment(),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 200
-        while not any(number >= until for number in updates_of(out.read_text())):
-            assert process.poll() is None, out.read_text()[-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def trainers_below(pid: int) -> list[int]:
     """The processes that train, by index, below one that has started them."""
     found = {}
@@ -113,7 +86,7 @@ def test_a_process_that_hangs_ends_the_run_after_the_given_time(small_corpus, tm
     command += ["--distributed-timeout-minutes", "0.2", "--no-save"]
     command += train_arguments(small_corpus / "bin", tmp_path)
     out = tmp_path / "out"
-    with training(command, out, until=1) as process:
+    with running(command, out, until=lambda log: updates_of(log)) as process:
         os.kill(trainers_below(process.pid)[1], signal.SIGSTOP)
         assert process.wait(timeout=60) == 3
     assert (
@@ -134,7 +107,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(small_corpus, tmp_path, vict
     command += ["--save-interval-updates", "1", "--keep-interval-updates", "1", "--max-epoch", "2"]
     command += ["--disable-validation", "--no-epoch-checkpoints"]
     out = tmp_path / "out"
-    with training(command, out, until=2) as process:
+    with running(command, out, until=lambda log: 2 in updates_of(log)) as process:
         os.kill(trainers_below(process.pid)[victim], signal.SIGKILL)
         assert process.wait(timeout=200) == 0
     text = out.read_text()

@@ -1,0 +1,53 @@
+"""A run that ends in the validation that a save waits for."""
+
+import signal
+import sys
+
+import pytest
+import torch
+
+import user_dir  # noqa: F401 - lets the safe loader read fairseq checkpoints
+from tests.support.commands import module, run, train_arguments, updates_of
+from tests.support.running import running
+
+# Training whose validation takes long.
+SLOW_VALIDATION = """
+import sys, time
+import fairseq.trainer
+step = fairseq.trainer.Trainer.valid_step
+def slow_step(*args, **kwargs):
+    time.sleep(3)
+    return step(*args, **kwargs)
+fairseq.trainer.Trainer.valid_step = slow_step
+from user_dir.cli.train import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGUSR1, 0), (signal.SIGKILL, -9)])
+def test_what_was_trained_is_saved_before_and_validated_afterwards(
+    small_corpus, tmp_path, sent, status
+):
+    arguments = train_arguments(small_corpus / "bin", tmp_path)
+    arguments += ["--batch-size-valid", "1", "--max-update", "2"]
+    command = [sys.executable, "-c", SLOW_VALIDATION, *arguments]
+    out = tmp_path / "out"
+    with running(command, out, until=lambda log: "begin validation" in log) as process:
+        process.send_signal(sent)
+        assert process.wait(timeout=60) == status
+    log = out.read_text()
+    assert not updates_of(log, tag="valid")
+    assert ("asked to stop: saving and ending after update 2" in log) == (sent == signal.SIGUSR1)
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["checkpoint_last.pt"]
+    saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+
+    resumed = run([*module("train"), *arguments]).stdout
+    assert not updates_of(resumed)
+    assert list(updates_of(resumed, tag="valid")) == [2]
+    assert "nothing to do" in resumed
+    best = torch.load(tmp_path / "checkpoint_best.pt", weights_only=True)
+    assert best["extra_state"]["val_loss"] is not None
+    assert best["optimizer_history"][-1]["num_updates"] == 2
+    assert best["extra_state"]["train_iterator"] == saved["extra_state"]["train_iterator"]
+    for name, tensor in saved["model"].items():
+        assert torch.equal(tensor, best["model"][name])
