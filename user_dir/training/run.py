@@ -62,11 +62,12 @@ def _go_on(cfg, trainer: CarefulTrainer, epochs, extra_state: dict) -> None:
     """Train from where a checkpoint was saved; a validation that it waited for comes first."""
     due = extra_state.get(DUE)
     # Fine-tuning starts at update 0.
-    is_due = due and due["update"] == trainer.get_num_updates() and not cfg.dataset.disable_validation
+    if (due and due["update"] != trainer.get_num_updates()) or cfg.dataset.disable_validation:
+        due = None
     is_finished = trainer.is_finished() or epochs.next_epoch_idx > _last_epoch(cfg)
-    if is_due or not is_finished:
+    if due or not is_finished:
         trainer.statistics = open_statistics(cfg, trainer)
-    if is_due:
+    if due:
         saved = _Saved(due["epoch"], due["is_end"], extra_state["train_iterator"])
         _make_up_for_validation(cfg, trainer, saved)
     if not is_finished:
