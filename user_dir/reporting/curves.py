@@ -197,8 +197,10 @@ def _figure(curve: _Curve, lines: Sequence[_Line]) -> Figure:
         "scale": {"domain": parts},
         "legend": {**line, "symbolStrokeColor": INK} if len(parts) > 1 else None,
     }
-    is_short = all(len(line.points) < 25 for line in lines)
-    mark = {"type": "line", "point": {"size": 18} if is_short else False, "strokeWidth": 1.8}
+    dash = {"strokeDash": encoding.pop("strokeDash")}
+    layers = [{"mark": {"type": "line", "strokeWidth": 1.8}, "encoding": dash}]
+    if all(len(line.points) < 25 for line in lines):  # and where there is one alone
+        layers.append({"mark": {"type": "point", "filled": True, "size": 18}})
     return Figure(
         key=curve.key,
         title=curve.title,
@@ -208,8 +210,8 @@ def _figure(curve: _Curve, lines: Sequence[_Line]) -> Figure:
             "width": WIDTH,
             "height": 190,
             "data": {"values": rows},
-            "mark": mark,
             "encoding": encoding,
+            "layer": layers,
         },
         note=curve.note,
     )

@@ -1,5 +1,6 @@
 """Where a run's tokens went: loads over time, reaches, languages; layer by layer."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -143,7 +144,7 @@ def _summed(records: Iterable[Record], layer: str) -> dict[str, int]:
 def language_maps(run: Run) -> list[Figure]:
     """Which experts the tokens of each source and target language went to, late in the run."""
     late = run.train[-max(1, len(run.train) // 5) :]
-    figures = []
+    maps: list[tuple[str, str, dict[str, list[int]]]] = []
     for layer in run.layers:
         by_direction = _by_direction(late, layer)
         for side, of_side in ("source", 0), ("target", 1):
@@ -152,8 +153,9 @@ def language_maps(run: Run) -> list[Figure]:
                 language = (direction.split("-", 1) * 2)[of_side] if "-" in direction else direction
                 by_language[language] = _sum(by_language.get(language), load)
             if len(by_language) > 1:
-                figures.append(_language_map(layer, side, by_language))
-    return figures
+                maps.append((layer, side, by_language))
+    most = min(_MOST_ROWS, max(8, math.isqrt(_MOST_CELLS // max(1, len(maps)))))
+    return [_language_map(layer, side, counts, most) for layer, side, counts in maps]
 
 
 def _by_direction(records: Iterable[Record], layer: str) -> dict[str, list[int]]:
@@ -168,13 +170,14 @@ def _sum(one: list[int] | None, other: list[int]) -> list[int]:
     return other if one is None else [a + b for a, b in zip(one, other, strict=True)]
 
 
-def _language_map(layer: str, side: str, by_language: dict[str, list[int]]) -> Figure:
+def _language_map(layer: str, side: str, by_language: dict[str, list[int]], most: int) -> Figure:
+    """A map of at most so many languages and groups of experts."""
     order = sorted(by_language, key=lambda language: -sum(by_language[language]))
-    for language in order[_MOST_ROWS - 1 :] if len(order) > _MOST_ROWS else ():
+    for language in order[most - 1 :] if len(order) > most else ():
         by_language[OTHERS] = _sum(by_language.get(OTHERS), by_language.pop(language))
     cells, spoken = [], []
     for language in sorted(by_language, key=lambda name: (name == OTHERS, name)):
-        named = _added_up(by_language[language])
+        named = _added_up(by_language[language], most)
         total = sum(load for _, load in named) or 1
         cells += [
             {"language": language, "expert": name, "share": round(load / total, 4)}
@@ -239,9 +242,9 @@ def _map(
     }
 
 
-def _added_up(load: Sequence[int]) -> list[tuple[str, int]]:
+def _added_up(load: Sequence[int], most: int = _MOST_ROWS) -> list[tuple[str, int]]:
     """Loads by the name of the expert; of neighbours together where they are too many."""
-    size = -(-len(load) // _MOST_ROWS)
+    size = -(-len(load) // most)
     return [
         (str(first) if size == 1 else f"{first}–{first + len(part) - 1}", sum(part))
         for first in range(0, len(load), size)
