@@ -76,6 +76,7 @@ class Balance(nn.Module):
         self.by_loss, self.everywhere, self.z_loss_weight = by_loss, everywhere, z_loss_weight
         self.bias = bias
         self.topology_shares = topology_shares
+        self._targets_VE: Tensor | None = None  # copied to a device once, not in every pass
 
     def bias_of(self, experts_VE: Tensor) -> Tensor | None:
         """What a gate adds to the probabilities of some experts where it compares them."""
@@ -96,7 +97,7 @@ class Balance(nn.Module):
             assert part.gated is not None
             targets_VE = None
             if self.topology_shares is not None and part.reach is Reach.GLOBAL:
-                targets_VE = target_shares(topology, self.topology_shares, z_VTE.device)
+                targets_VE = self._target_shares(topology, z_VTE.device)
             # A rank without tokens of this reach has a loss of 0.
             values.append(part.gated.balance_loss(targets_VE))
             counts.append(part.routing.first_counts_VE.sum(1) > 0)
@@ -119,6 +120,12 @@ class Balance(nn.Module):
             z_V=z_V,
             gate_sums=_gate_sums(balanced, topology.num_experts) if self.everywhere else None,
         )
+
+    def _target_shares(self, topology: Topology, device: torch.device) -> Tensor:
+        assert self.topology_shares is not None
+        if self._targets_VE is None or self._targets_VE.device != device:
+            self._targets_VE = target_shares(topology, self.topology_shares, device)
+        return self._targets_VE
 
     def see(self, parts: Sequence[RoutedPart], tokens: RankedTokens) -> None:
         """Let the bias learn from the loads of a pass in training."""

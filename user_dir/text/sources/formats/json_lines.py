@@ -8,34 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from user_dir.errors import CorpusError
-from user_dir.text.large.parallel_lines import RawLines, in_chunks
-from user_dir.text.pairs import Pair
 from user_dir.text.sources.formats.compressed import text_lines
+from user_dir.text.sources.formats.one_file import OneFile
 
 NESTED = "translation"  # as data sets of Hugging Face have it
 
 
 @dataclass(frozen=True)
-class JsonLines:
+class JsonLines(OneFile):
     """Two languages of a file; `keys` are the names that it has for them."""
 
-    pair: Pair
-    path: Path
     keys: tuple[str, str]
-
-    @property
-    def files(self) -> tuple[Path]:
-        """What it is read from."""
-        return (self.path,)
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """What messages call the two sides."""
-        return str(self.path), str(self.path)
-
-    def read(self) -> Iterator[RawLines]:
-        """Some lines at a time; `CorpusError` for one that holds no such object."""
-        yield from in_chunks(self._rows())
 
     def _rows(self) -> Iterator[tuple[bytes, bytes]]:
         with closing(text_lines(self.path)) as lines:

@@ -6,32 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from user_dir.errors import CorpusError
-from user_dir.text.large.parallel_lines import LINES_AT_ONCE, RawLines, in_chunks
-from user_dir.text.pairs import Pair
+from user_dir.text.large.parallel_lines import LINES_AT_ONCE
 from user_dir.text.sources.formats.json_lines import NESTED
+from user_dir.text.sources.formats.one_file import OneFile
 
 
 @dataclass(frozen=True)
-class Parquet:
+class Parquet(OneFile):
     """Two languages of a file; `keys` are the names that it has for them."""
 
-    pair: Pair
-    path: Path
     keys: tuple[str, str]
-
-    @property
-    def files(self) -> tuple[Path]:
-        """What it is read from."""
-        return (self.path,)
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """What messages call the two sides."""
-        return str(self.path), str(self.path)
-
-    def read(self) -> Iterator[RawLines]:
-        """Some rows at a time; `CorpusError` where the file is damaged."""
-        yield from in_chunks(self._rows())
 
     def _rows(self) -> Iterator[tuple[bytes, bytes]]:
         with _open(self.path) as file:

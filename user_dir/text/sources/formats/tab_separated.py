@@ -7,39 +7,27 @@ from itertools import islice
 from pathlib import Path
 
 from user_dir.errors import CorpusError
-from user_dir.text.large.parallel_lines import RawLines, in_chunks
-from user_dir.text.pairs import Pair
 from user_dir.text.sources.formats.compressed import text_lines
+from user_dir.text.sources.formats.one_file import OneFile
 
 
 @dataclass(frozen=True)
-class TabSeparated:
+class TabSeparated(OneFile):
     """Two columns of a file; where the first line names the columns, it is no pair."""
 
-    pair: Pair
-    path: Path
     columns: tuple[int, int] = (0, 1)
     has_header: bool = False
 
     @property
-    def files(self) -> tuple[Path]:
-        """What it is read from."""
-        return (self.path,)
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """What messages call the two sides."""
-        return str(self.path), str(self.path)
-
-    def read(self) -> Iterator[RawLines]:
-        """Some lines at a time; `CorpusError` for one with fewer columns."""
-        yield from in_chunks(self._rows(), first=int(self.has_header))
+    def first(self) -> int:
+        """The row that holds the first pair."""
+        return int(self.has_header)
 
     def _rows(self) -> Iterator[tuple[bytes, bytes]]:
         source, target = self.columns
         with closing(text_lines(self.path)) as lines:
             numbered = enumerate(lines, start=1)
-            for number, line in islice(numbered, int(self.has_header), None):
+            for number, line in islice(numbered, self.first, None):
                 cells = line.split(b"\t")
                 if len(cells) <= max(self.columns):
                     raise CorpusError(
