@@ -65,6 +65,8 @@ def read_state(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # whatever damaged bytes make torch and its unpickler stumble over
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is empty"
+        if isinstance(error, LookupError | TypeError):  # which says something of torch's code only
+            reason = "its bytes are not those of one"
         raise UserError(f"not a checkpoint that can be loaded safely ({reason})") from None
     if not isinstance(state, dict) or "model" not in state or not _has_options(state):
         raise UserError(

@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 import torch
-from fairseq.data import BaseWrapperDataset, data_utils
+from fairseq.data import data_utils
 from fairseq.data.iterators import EpochBatchIterator
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -21,29 +21,6 @@ _PARTS = {"id", "nsentences", "ntokens", "net_input", "target", "directions"}
 _INPUTS = {"src_tokens", "src_lengths", "prev_output_tokens"}
 # What joining adds, and stock models do not take.
 _OF_RANKS = {"sentence_ranks", "sentence_directions"}
-
-
-class WholeDataset(BaseWrapperDataset):
-    """A fairseq dataset every sentence of which is in a batch.
-
-    fairseq loses the last batch where its size is no multiple of --required-batch-size-multiple
-    (8 by default). Two of these are equal if their datasets are the same, so that fairseq finds
-    the iterator that it made for one.
-    """
-
-    def batch_by_size(self, indices, **limits):
-        """fairseq's batches, which are in order; then what it leaves out of them."""
-        if not len(indices):
-            return []
-        batches = list(super().batch_by_size(indices, **limits))
-        rest = indices[sum(map(len, batches)) :]
-        return [*batches, rest] if len(rest) else batches
-
-    def __eq__(self, other) -> bool:
-        return isinstance(other, WholeDataset) and self.dataset is other.dataset
-
-    def __hash__(self) -> int:
-        return hash(self.dataset)
 
 
 class RankedDataset(Dataset):

@@ -22,7 +22,6 @@ from user_dir.fast_moe.layout.topology import Topology
 from user_dir.training.batches import (
     RankedDataset,
     RankedEpochBatchIterator,
-    WholeDataset,
     real_sentences,
     without_ranks,
 )
@@ -32,6 +31,7 @@ from user_dir.training.directions import directions_of, directions_told_apart
 from user_dir.training.in_step import StepwiseEnsemble, decode_everywhere, is_spread
 from user_dir.training.language_tokens import PairTokenManager, add_pair_tokens
 from user_dir.training.pieces import pieces_of_data
+from user_dir.training.whole_dataset import WholeDataset
 
 logger = logging.getLogger(__name__)
 
