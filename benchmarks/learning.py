@@ -62,7 +62,22 @@ CONTROLS = {
     "seq, reordered": (*SEQ, "--reorder-layers"),
     "seq/2+cluster": (*HALF_SEQ, "--token-cluster"),
 }
-ALL = VARIANTS | CLUSTERS | CONTROLS
+# What others do about the network or train mixtures with, one thing changed against gshard; by
+# --only. A bias goes with the second best expert, without noise.
+PEERS = {
+    "sigmoid gate": ("--moe-gate", "sigmoid"),
+    "one node a token": ("--moe-limit-nodes", "1"),
+    "gating dropout": ("--moe-gating-dropout", "0.2"),
+    "shares by distance": ("--moe-topology-shares", "0.5,0.3,0.2"),
+    "balance by bias": ("--moe-balance", "bias"),
+    "no balance": ("--moe-balance", "none"),
+    "z-loss": ("--moe-z-loss-wt", "0.001"),
+    "shared expert": ("--moe-shared-expert-ffn-dim", "256"),
+    "conditional routing": ("--moe-cmr",),
+    "expert masking": ("--moe-eom", "0.1"),
+    "final masking": ("--moe-fom", "0.1"),
+}
+ALL = VARIANTS | CLUSTERS | CONTROLS | PEERS
 HEADER = (
     "variant",
     "seed",
@@ -142,7 +157,7 @@ def _parse() -> argparse.Namespace:
         "--only",
         nargs="+",
         choices=tuple(ALL),
-        help="variants (default: those without clusters' kinds and controls)",
+        help="variants (default: those without clusters' kinds, controls and peers)",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="seeds (1)")
     parser.add_argument("--processes", type=int, default=2, help="results do not depend on it (2)")

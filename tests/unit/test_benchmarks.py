@@ -2,17 +2,21 @@
 
 import json
 import sys
+from argparse import ArgumentParser
 
 import pytest
 import torch
+from fairseq.models import ARCH_CONFIG_REGISTRY
 
-from benchmarks import assignment, layer, network, sorting
+from benchmarks import assignment, layer, learning, network, sorting
 from benchmarks.layer import Cell, build_layer
 from benchmarks.one_hot import OneHotMoe
 from benchmarks.timing import measure, peak_memory
 from tests.support.commands import run
 from user_dir.fast_moe.clustering.sorting import differentiable_sort
+from user_dir.fast_moe.config import MoeConfig
 from user_dir.fast_moe.tokens.ranked import rank_tokens
+from user_dir.transformer.model import ScomoeModel
 
 CPU = torch.device("cpu")
 
@@ -151,3 +155,16 @@ def test_the_network_refuses_what_it_cannot_do(option, named, monkeypatch, tmp_p
     with pytest.raises(SystemExit, match=named):
         network.main()
     assert not list(tmp_path.iterdir())
+
+
+def test_every_variant_of_learning_is_accepted():
+    parser = ArgumentParser()
+    ScomoeModel.add_args(parser)
+    settings = {}
+    for name, options in learning.ALL.items():
+        args = parser.parse_args(["--moe-nodes", "2", "--moe-ranks-per-node", "2", *options])
+        args.arch = "scomoe_tiny"
+        ARCH_CONFIG_REGISTRY[args.arch](args)
+        settings[name] = str(MoeConfig.from_args(args))
+    peers = [settings[name] for name in learning.PEERS]
+    assert len({settings["gshard"], *peers}) == 1 + len(peers)
