@@ -10,6 +10,7 @@ from one that has imported all, so that a start takes a second.
 """
 
 import argparse
+import logging
 import os
 import random
 import re
@@ -35,6 +36,8 @@ for _name in (
     *("user_dir.training.connection", "torch._dynamo"),
 ):
     import_module(_name)
+# fairseq's models have set up a log of their own; its training does if there is none.
+logging.root.handlers.clear()
 
 UPDATES = 24
 # What the log says as a phase begins, and how many times as often as the others it is chosen.
