@@ -7,11 +7,16 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from user_dir.errors import UserError
+from user_dir.errors import UserError, is_out_of_memory, reason_of
 
 
-def run_command(command: str, work: Callable[[], None]) -> int:
-    """Run the work; a user's mistake or a failing disk gives one sentence and status 2."""
+def run_command(
+    command: str, work: Callable[[], None], *, memory_cure: str = "use a machine with more"
+) -> int:
+    """Run the work; what a user can mend gives one sentence and status 2.
+
+    That is a mistake, a failing disk, or too little memory, with what would do then.
+    """
     # SIGTERM would end Python without cleaning up; as an exception it ends workers and removes
     # unfinished files.
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -24,6 +29,13 @@ def run_command(command: str, work: Callable[[], None]) -> int:
         return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:
         print(f"{command}: error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"{command}: error: out of memory ({reason_of(error)}); {memory_cure}", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         print(f"{command}: interrupted; no file was left unfinished", file=sys.stderr)

@@ -11,7 +11,7 @@ from pathlib import Path
 from user_dir.cli.command import run_command
 from user_dir.cli.preparing.first_stages import Reading, read_texts
 from user_dir.cli.preparing.large_corpus import file_identity, is_finished, run_last_stages
-from user_dir.cli.preparing.large_options import LargeOptions, add_large_options
+from user_dir.cli.preparing.large_options import MEMORY_CURE, LargeOptions, add_large_options
 from user_dir.cli.preparing.large_plan import DETECTED, Cutting, Folder, Plan
 from user_dir.cli.preparing.own_sets import Sets, chosen_directions, find_sets
 from user_dir.cli.preparing.prepared_folder import step
@@ -106,7 +106,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: _prepare(args))
+    return run_command(COMMAND, lambda: _prepare(args), memory_cure=MEMORY_CURE)
 
 
 def _prepare(args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ _OTHER_FORMATS = (b"TNTIDX\x00\x00", b"HUFFIDX\x00\x00")
 _HEADER = struct.Struct("<QBQ")  # version, type of the ids, number of sentences
 _TYPES = {1: "u1", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 8: "u2", 9: "u4", 10: "u8"}
 _AT_ONCE = 1 << 24
+_FEW_SYMBOLS = 65500  # as fairseq counts; below, two bytes are enough for each
 
 _CURE = "get the file again, or binarise the corpus anew"
 
@@ -66,6 +67,26 @@ def read_index(path: Path) -> Index | None:
     sizes = np.frombuffer(content, dtype="<i4", count=count, offset=offset)
     starts = np.frombuffer(content, dtype="<i8", count=count, offset=offset + sizes.nbytes)
     return Index(np.dtype(f"<{_TYPES[code]}"), sizes, starts)
+
+
+def type_of_ids(num_symbols: int) -> np.dtype:
+    """The type in which fairseq-preprocess writes ids of a dictionary with so many symbols."""
+    return np.dtype("<u2" if num_symbols < _FEW_SYMBOLS else "<u4")
+
+
+def write_index(path: Path, sizes: np.ndarray, dtype: np.dtype) -> None:
+    """Write the index of sentences that lie one after the other.
+
+    Args:
+        sizes: how many ids each sentence has.
+        dtype: of the ids.
+    """
+    code = next(code for code, name in _TYPES.items() if np.dtype(f"<{name}") == dtype)
+    ends = np.cumsum(sizes, dtype="<i8") * dtype.itemsize
+    with path.open("wb") as file:
+        file.write(_MAGIC + _HEADER.pack(1, code, len(sizes)))
+        file.write(sizes.astype("<i4").data)
+        file.write((ends - sizes * dtype.itemsize).astype("<i8").data)
 
 
 def check_binarised(prefix: Path, *, num_symbols: int, dictionary: str) -> Index | None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from user_dir.errors import UserError
+from user_dir.errors import UserError, is_out_of_memory, reason_of
 
 
 class OutOfMemory(UserError):
@@ -18,7 +18,6 @@ class LostPeers(UserError):
     """Other processes ended, or did not answer in time."""
 
 
-_MEMORY = re.compile(r"out of memory|can't allocate memory")
 _SILENCE = re.compile(
     r"timed? ?out (waiting|after)|wait timeout|socket timeout|timeout waiting", re.IGNORECASE
 )
@@ -32,10 +31,10 @@ _LOSS = re.compile(
 def out_of_memory(error: BaseException, *, process_index: int, num_processes: int) -> OutOfMemory:
     """What to raise where a process runs out of memory and must not go on."""
     who = f"process {process_index} of {num_processes}" if num_processes > 1 else "training"
-    reason = str(error).strip().splitlines()[0]
     return OutOfMemory(
-        f"{who} ran out of memory ({reason}); run the same command with a smaller --max-tokens, "
-        "and a larger --update-freq for the same batch, to go on from the last checkpoint"
+        f"{who} ran out of memory ({reason_of(error)}); run the same command with a smaller "
+        "--max-tokens, and a larger --update-freq for the same batch, to go on from the "
+        "last checkpoint"
     )
 
 
@@ -50,7 +49,7 @@ def explain(
     for cause in chain:
         if isinstance(cause, OSError) and not isinstance(cause, ConnectionError):
             return UserError(str(cause))
-        if isinstance(cause, MemoryError) or _says(cause, _MEMORY):
+        if is_out_of_memory(cause):
             return out_of_memory(cause, process_index=process_index, num_processes=num_processes)
     if num_processes == 1:
         return None

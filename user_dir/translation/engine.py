@@ -12,7 +12,7 @@ from fairseq.checkpoint_utils import load_model_ensemble_and_task
 
 from user_dir import register  # noqa: F401 - what checkpoints name is known
 from user_dir.checkpoints.model_state import fairseq_state
-from user_dir.errors import MisfitError, UserError
+from user_dir.errors import MisfitError, UserError, is_out_of_memory, reason_of
 from user_dir.text.leftovers import name_without
 from user_dir.text.pairs import Pair
 from user_dir.training.in_step import is_spread
@@ -53,7 +53,22 @@ class Engine:
         )
 
     def translate(self, batch: Batch) -> list[Translation]:
-        """Translate the lines of one batch; texts are left in pieces."""
+        """Translate the lines of one batch; texts are left in pieces.
+
+        Raises:
+            UserError: no translation came out, or memory ran out.
+        """
+        try:
+            return self._translate(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory ({reason_of(error)}) with {len(batch.lines)} lines at once; try a "
+                "smaller --max-tokens or --batch-size, or fewer --processes"
+            ) from None
+
+    def _translate(self, batch: Batch) -> list[Translation]:
         lines = batch.lines
         self._set_direction(batch.direction)
         tokens, was_truncated = self._encode(lines)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -10,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from user_dir.cli.preparing.large_plan import Folder, PairText, Plan
-from user_dir.cli.preparing.prepared_folder import binarise, step
+from user_dir.cli.preparing.prepared_folder import step
 from user_dir.cli.preparing.segmentation_stage import write_segmentation
 from user_dir.errors import CorpusError
+from user_dir.text.binarised_files import read_index
 from user_dir.text.corpus import SPLITS, side_name, write_language_lists
+from user_dir.text.large.binarising import binarise_text
 from user_dir.text.large.encoding import encode_files, read_counts, write_counts
 from user_dir.text.large.resumable import Facts, Stage, StageLog
 from user_dir.text.lines import write_lines
@@ -144,31 +145,30 @@ def _write_dictionary(plan: Plan, texts: Sequence[PairText]) -> Facts:
 
 
 def _binarise(plan: Plan, text: PairText, kept: Mapping[str, int], *, workers: int) -> Facts:
-    destination = plan.folder.binary(text.pair)
-    binarise(
-        text.pair,
-        plan.folder.work / "pieces",
-        destination,
-        splits=text.splits,
-        workers=workers,
-    )
+    folder = plan.folder
+    destination = folder.binary(text.pair)
+    destination.mkdir()
+    for language in text.pair.languages:
+        shutil.copyfile(folder.dictionary, destination / f"dict.{language}.txt")
     for split in text.splits:
-        for language in text.pair.languages:
-            _check_binary(destination / side_name(split, text.pair, language), kept[split])
+        for language, pieces in zip(
+            text.pair.languages, folder.pieces(split, text.pair).files, strict=True
+        ):
+            prefix = destination / side_name(split, text.pair, language)
+            binarise_text(pieces, folder.dictionary, prefix, workers=workers)
+            _check_binary(prefix, kept[split])
     return {}
 
 
 def _check_binary(stem: Path, lines: int) -> None:
-    """See that all lines arrived: a writer that ran out of room does not always say so."""
-    index, data = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("idx", "bin"))
-    with index.open("rb") as file:
-        _, _, code, found = struct.unpack("<9sQBQ", file.read(26))
-        sizes = sum(size for (size,) in struct.iter_unpack("<i", file.read(4 * found)))
-    width = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 8: 2}.get(code)
-    if found != lines or (width is not None and data.stat().st_size != width * sizes):
+    """See that all lines arrived: a disk does not always say that it is full."""
+    index = read_index(stem.with_name(f"{stem.name}.idx"))
+    size = stem.with_name(f"{stem.name}.bin").stat().st_size
+    found = 0 if index is None else len(index)
+    if index is None or found != lines or size != int(index.sizes.sum()) * index.dtype.itemsize:
         raise CorpusError(
-            f"{stem}: fairseq's preprocessing wrote {found} of {lines} lines, or not all of their "
-            "tokens; is the disk full? The same command tries again"
+            f"{stem}: {found} of {lines} lines were written, or not all of their tokens; is the "
+            "disk full? The same command tries again"
         )
 
 

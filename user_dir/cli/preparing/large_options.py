@@ -8,6 +8,9 @@ from typing import Any
 from user_dir.option_values import finite_number, positive
 from user_dir.text.large.worker_pool import default_workers
 
+# What a command with these options advises where memory runs out.
+MEMORY_CURE = "try fewer --workers or a smaller --input-sentence-size"
+
 
 @dataclass(frozen=True)
 class LargeOptions:
