@@ -14,70 +14,14 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.learning_variants import ALL, EXPERIMENTS, VARIANTS, Experiment
 from user_dir.text.scoring.tables import format_markdown
 from user_dir.text.scoring.train_log import read_train_log, records
 
 ROOT = Path(__file__).resolve().parents[1]
 
-SEQ = ("--scomoe-type", "seq", "--ratio1", "0.2", "--ratio2", "0.5")
-HALF_SEQ = ("--scomoe-type", "seq", "--ratio1", "0.1", "--ratio2", "0.25")
-FEAT = ("--scomoe-type", "feat", "--ratio1", "0.25", "--ratio2", "0.5")
-VARIANTS = {
-    "dense": ("--moe-freq", "0"),
-    "gshard": (),
-    "switch": ("--moe-top1-expert",),
-    "seq": SEQ,
-    "feat": FEAT,
-    "seq+cluster": (*SEQ, "--token-cluster"),
-    "feat+cluster": (*FEAT, "--token-cluster"),
-}
-TOKEN = ("--token-cluster", "--cluster-by", "token")
-SIMILAR = (*TOKEN, "--cluster-table", "similar")
-KMEANS = ("--token-cluster", "--cluster-by", "kmeans", "--cluster-table", "similar")
-THRESHOLD = ("--scomoe-partition", "threshold")
-GLOBAL = ("--moe-balance-scope", "global")
-BY_NODE = ("--scomoe-type", "seq", "--ratio1", "0", "--ratio2", "0.9")
-# Other ways to cluster, each alone and with Seq; by --only.
-CLUSTERS = {
-    "cluster by token": TOKEN,
-    "cluster by similar token": SIMILAR,
-    "cluster by language": ("--token-cluster", "--cluster-by", "language"),
-    "cluster by kmeans": KMEANS,
-    "seq by threshold": (*SEQ, *THRESHOLD),
-    "seq+cluster by token": (*SEQ, *TOKEN),
-    "seq+cluster by similar token": (*SEQ, *SIMILAR),
-    "seq+cluster by kmeans": (*SEQ, *KMEANS),
-    "seq+cluster by token, threshold": (*SEQ, *TOKEN, *THRESHOLD),
-    "seq+cluster by token, global balance": (*SEQ, *TOKEN, *GLOBAL),
-    "seq by node+cluster by token": (*BY_NODE, *TOKEN),
-    "seq by node+cluster": (*BY_NODE, "--token-cluster"),
-}
-# What seq+cluster changes, one thing at a time; by --only.
-CONTROLS = {
-    "gshard, reordered": ("--reorder-layers",),
-    "gshard+cluster": ("--token-cluster",),
-    "seq, reordered": (*SEQ, "--reorder-layers"),
-    "seq/2+cluster": (*HALF_SEQ, "--token-cluster"),
-}
-# What others do about the network or train mixtures with, one thing changed against gshard; by
-# --only. A bias goes with the second best expert, without noise.
-PEERS = {
-    "sigmoid gate": ("--moe-gate", "sigmoid"),
-    "one node a token": ("--moe-limit-nodes", "1"),
-    "gating dropout": ("--moe-gating-dropout", "0.2"),
-    "shares by distance": ("--moe-topology-shares", "0.5,0.3,0.2"),
-    "balance by bias": ("--moe-balance", "bias"),
-    "no balance": ("--moe-balance", "none"),
-    "z-loss": ("--moe-z-loss-wt", "0.001"),
-    "shared expert": ("--moe-shared-expert-ffn-dim", "256"),
-    "conditional routing": ("--moe-cmr",),
-    "expert masking": ("--moe-eom", "0.1"),
-    "final masking": ("--moe-fom", "0.1"),
-}
-ALL = VARIANTS | CLUSTERS | CONTROLS | PEERS
 HEADER = (
     "variant",
     "seed",
@@ -90,48 +34,6 @@ HEADER = (
     "tokens/s",
     "MB between nodes",
 )
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A corpus and how to train on it; ranks are those of 2 nodes x 2 ranks."""
-
-    options: tuple[str, ...]
-    updates: int
-    max_tokens: int  # of a rank
-    precision: tuple[str, ...] = ()
-
-
-NUMBERS = Experiment(
-    options=(
-        *("--task", "scomoe_multilingual_translation", "--encoder-langtok", "tgt"),
-        *("--arch", "scomoe_tiny", "--dropout", "0", "--lr", "2e-3"),
-        *("--lr-scheduler", "polynomial_decay", "--warmup-updates", "150"),
-    ),
-    updates=1200,
-    max_tokens=300,
-)
-MULTI30K = Experiment(
-    options=(
-        *("--task", "scomoe_translation", "-s", "en", "-t", "de", "--arch", "scomoe_tiny"),
-        *("--encoder-embed-dim", "256", "--encoder-ffn-embed-dim", "512", "--dropout", "0.2"),
-        *("--lr", "3e-3", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "200"),
-    ),
-    updates=460,  # 4 epochs
-    max_tokens=1024,
-    precision=("--bf16", "--fp16-no-flatten-grads"),
-)
-# As long as it takes to see whether clusters help: 0.1 bits between seeds.
-SHORT = Experiment(
-    options=(
-        *("--task", "scomoe_translation", "-s", "en", "-t", "de", "--arch", "scomoe_tiny"),
-        *("--dropout", "0.1", "--lr", "4e-3"),
-        *("--lr-scheduler", "inverse_sqrt", "--warmup-updates", "100"),
-    ),
-    updates=240,
-    max_tokens=512,
-)
-EXPERIMENTS = {"numbers": NUMBERS, "multi30k": MULTI30K, "multi30k-short": SHORT}
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
-from benchmarks import assignment, layer, learning, network, sorting
+from benchmarks import assignment, layer, learning_variants, network, sorting
 from benchmarks.layer import Cell, build_layer
 from benchmarks.one_hot import OneHotMoe
 from benchmarks.timing import measure, peak_memory
@@ -16,6 +16,7 @@ from tests.support.commands import run
 from user_dir.fast_moe.clustering.sorting import differentiable_sort
 from user_dir.fast_moe.config import MoeConfig
 from user_dir.fast_moe.tokens.ranked import rank_tokens
+from user_dir.transformer import architectures  # noqa: F401 (registers them)
 from user_dir.transformer.model import ScomoeModel
 
 CPU = torch.device("cpu")
@@ -161,10 +162,10 @@ def test_every_variant_of_learning_is_accepted():
     parser = ArgumentParser()
     ScomoeModel.add_args(parser)
     settings = {}
-    for name, options in learning.ALL.items():
+    for name, options in learning_variants.ALL.items():
         args = parser.parse_args(["--moe-nodes", "2", "--moe-ranks-per-node", "2", *options])
         args.arch = "scomoe_tiny"
         ARCH_CONFIG_REGISTRY[args.arch](args)
         settings[name] = str(MoeConfig.from_args(args))
-    peers = [settings[name] for name in learning.PEERS]
+    peers = [settings[name] for name in learning_variants.PEERS]
     assert len({settings["gshard"], *peers}) == 1 + len(peers)
