@@ -24,7 +24,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGUSR1, 0), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_what_was_trained_is_saved_before_and_validated_afterwards(
     small_corpus, tmp_path, sent, status
 ):
@@ -37,7 +37,9 @@ def test_what_was_trained_is_saved_before_and_validated_afterwards(
         assert process.wait(timeout=60) == status
     log = out.read_text()
     assert not updates_of(log, tag="valid")
-    assert ("asked to stop: saving and ending after update 2" in log) == (sent == signal.SIGUSR1)
+    is_asked = sent == signal.SIGINT
+    assert ("asked to stop: ending after update 2, which is saved" in log) == is_asked
+    assert log.count("scomoe-train: interrupted: saving, then ending") == is_asked
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["checkpoint_last.pt"]
     saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
 

@@ -6,6 +6,7 @@ Several processes come from --processes N (on this machine), from torchrun or fr
 """
 
 import os
+import signal
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from typing import TypeVar
 from user_dir.errors import UserError
 from user_dir.option_values import finite_number, positive
 from user_dir.training.launch import Place, find_place, take_place
-from user_dir.training.local_processes import spawn_local, tell_end
+from user_dir.training.local_processes import INTERRUPTION, spawn_local, tell_end
+from user_dir.training.stopping import INTERRUPTED, ended_by_interrupts, is_interrupted
 
 T = TypeVar("T")
 
@@ -50,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP, end="")
         return 0
+    with ended_by_interrupts():
+        return _run_or_start(arguments)
+
+
+def _run_or_start(arguments: Sequence[str]) -> int:
     try:
         num_processes, rest = _take_option(arguments, "--processes", positive)
         given, rest = _take_option(rest, _TIMEOUT, finite_number(least=0.01, most=1e6))
@@ -70,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _train([*rest, *fairseq_arguments(rest, place)], place, timeout_minutes)
     except UserError as error:
         return tell_end(error, os.environ)
-    return 0
+    # One process of several must not seem to have failed while others are still saving.
+    return INTERRUPTED if is_interrupted() and place is None else 0
 
 
 def fairseq_arguments(arguments: Sequence[str], place: Place | None) -> list[str]:
@@ -175,7 +183,11 @@ def _train(arguments: list[str], place: Place | None, timeout_minutes: float) ->
     if args.bf16:
         args.tpu = False  # fairseq takes --bf16 for a TPU
     if args.criterion == "moe_cross_entropy":  # through which the processes agree
-        request_stop_on_signals()
+        is_child = place is not None and place.parent is not None
+        request_stop_on_signals(
+            interruption=INTERRUPTION if is_child else signal.SIGINT,
+            speaks=place is None or place.process_index == 0,
+        )
     cfg = convert_namespace_to_omegaconf(args)
     try:
         _run(cfg, place, timeout_minutes, trusted=trusted)

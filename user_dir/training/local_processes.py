@@ -12,7 +12,11 @@ from pathlib import Path
 from user_dir.errors import UserError
 from user_dir.text.leftovers import temporary_folder
 from user_dir.training.failures import LostPeers
+from user_dir.training.stopping import INTERRUPTED, tell_end_by_interrupt
 
+# What tells the processes of `spawn_local` that Ctrl-C was pressed. A terminal sends SIGINT to all
+# of them beside their parent, so that they would take its passing on for a second one.
+INTERRUPTION = signal.SIGUSR2
 MENDABLE, LOST_PEERS = 2, 3  # exit statuses: a sentence says what would do; others have ended
 _GRACE_SECONDS = 5.0
 # Those that lost a peer may go before it: it has a failure to report.
@@ -44,16 +48,17 @@ def spawn_local(arguments: Sequence[str], num_processes: int) -> int:
             "SCOMOE_PARENT": str(os.getpid()),
             "SCOMOE_INIT_METHOD": f"file://{folder}/rendezvous",
         }
-        children = []
-        for index in range(num_processes):
-            sentence_file = folder / f"sentence{index}"
-            own = {"RANK": str(index), "LOCAL_RANK": str(index)}
-            own["SCOMOE_SENTENCE_FILE"] = str(sentence_file)
-            process = subprocess.Popen(command, env={**shared, **own})
-            children.append(_Child(process, sentence_file))
-        with _passing_on_signals(children):
+        children: list[_Child] = []
+        with _passing_on_signals(children) as signals:
+            for index in range(num_processes):
+                sentence_file = folder / f"sentence{index}"
+                own = {"RANK": str(index), "LOCAL_RANK": str(index)}
+                own["SCOMOE_SENTENCE_FILE"] = str(sentence_file)
+                children.append(_Child(_start(command, {**shared, **own}), sentence_file))
             cause = _wait(children)
             _stop(children)
+        if signals.num_interrupts:
+            return _report_interruption(children, cause)
         return 0 if cause is None else _report(children, cause)
 
 
@@ -64,6 +69,15 @@ def tell_end(error: UserError, environment: Mapping[str, str]) -> int:
     else:
         print(f"scomoe-train: error: {error}", file=sys.stderr)
     return LOST_PEERS if isinstance(error, LostPeers) else MENDABLE
+
+
+def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    """A process that leaves Ctrl-C to this one."""
+    taken = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which it inherits
+    try:
+        return subprocess.Popen(command, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, taken)
 
 
 def _python_path() -> str:
@@ -106,6 +120,15 @@ def _report(children: list[_Child], cause: int) -> int:
     return status if status > 0 else 128 - status
 
 
+def _report_interruption(children: list[_Child], cause: int | None) -> int:
+    """The status of a run that Ctrl-C ended. Those that were told of it have spoken already."""
+    if cause is None:
+        return INTERRUPTED
+    if children[cause].process.returncode in (-INTERRUPTION, -signal.SIGKILL):
+        return tell_end_by_interrupt()
+    return _report(children, cause)
+
+
 def _describe(status: int) -> str:
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
@@ -127,21 +150,31 @@ def _stop(children: list[_Child]) -> None:
 
 
 class _passing_on_signals:
-    """Hands SIGTERM, SIGINT and SIGUSR1 of this process to its children meanwhile."""
+    """Hands SIGTERM, SIGUSR1 and the first SIGINT of this process to its children meanwhile.
+
+    A second SIGINT ends them at once.
+    """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self, children: list[_Child]):
         self.children = children
+        self.num_interrupts = 0
 
-    def __enter__(self) -> None:
-        self._before = {s: signal.signal(s, self._pass_on) for s in self._SIGNALS}
+    def __enter__(self) -> "_passing_on_signals":
+        # A job in the background ignores SIGINT, which is then not meant for it.
+        taken = [s for s in self._SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+        self._before = {s: signal.signal(s, self._pass_on) for s in taken}
+        return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _pass_on(self, number, _frame) -> None:
+        if number == signal.SIGINT:
+            self.num_interrupts += 1
+            number = INTERRUPTION if self.num_interrupts == 1 else signal.SIGKILL
         for child in self.children:
             if child.process.poll() is None:
                 child.process.send_signal(number)

@@ -15,7 +15,7 @@ from fairseq_cli.train import validate
 
 from user_dir.errors import UserError
 from user_dir.training.run_record import open_statistics
-from user_dir.training.stopping import StopAgreed
+from user_dir.training.stopping import StopAgreed, agree, num_requests, stop_if_agreed
 from user_dir.training.trainer import DUE, CarefulTrainer
 
 # fairseq's own name: its handlers and --log-file listen to it.
@@ -53,13 +53,20 @@ def train(cfg) -> None:
         is_stopped = True  # saved below: nothing may gather while an exception is handled
     if is_stopped:
         updates = trainer.get_num_updates()
-        logger.info("asked to stop: saving and ending after update %d", updates)
         if trainer.saved_updates != updates:
+            logger.info("asked to stop: saving and ending after update %d", updates)
             trainer.save(only_last=False)
+        elif updates:
+            logger.info("asked to stop: ending after update %d, which is saved", updates)
+        else:
+            logger.info("asked to stop: ending before the first update")
 
 
 def _go_on(cfg, trainer: CarefulTrainer, epochs, extra_state: dict) -> None:
     """Train from where a checkpoint was saved; a validation that it waited for comes first."""
+    # Asked while all this was loaded: not to be noticed after an update, which may take long.
+    agree(trainer.sum_of_all(num_requests()))
+    stop_if_agreed()
     due = extra_state.get(DUE)
     # Fine-tuning starts at update 0.
     if (due and due["update"] != trainer.get_num_updates()) or cfg.dataset.disable_validation:

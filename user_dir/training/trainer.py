@@ -41,6 +41,14 @@ class CarefulTrainer(MappingTrainer):
     def is_alone(self) -> bool:
         return self.data_parallel_world_size == 1
 
+    def sum_of_all(self, number: float) -> float:
+        """The sum of the numbers of all processes, which all call it: a collective."""
+        if self.is_alone:
+            return number
+        sum_ = torch.tensor(float(number), device=self.device)
+        dist.all_reduce(sum_, group=self.data_parallel_process_group)
+        return float(sum_)
+
     def train_step(self, samples, raise_oom=False):
         """One update; raises `StopAgreed` after one at which all processes agree to stop."""
         self._samples = samples  # to be looked at again if their gradients are not finite
