@@ -94,7 +94,7 @@ def _run(run: Path, name: str, seed: int, experiment: Experiment, args: argparse
 def _train_arguments(run, name, seed, experiment, updates, args) -> list[str]:
     is_dense = name == "dense"
     lists = args.data / "bin"
-    arguments = [str(lists), *experiment.options, *ALL[name]]
+    arguments = [str(lists), *experiment.options, *experiment.changed_by(name)]
     if "scomoe_multilingual_translation" in experiment.options:
         arguments += ["--lang-dict", str(lists / "langs.txt")]
         arguments += ["--lang-pairs", str(lists / "pairs.txt")]

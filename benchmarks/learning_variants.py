@@ -42,6 +42,7 @@ CONTROLS = {
     "seq, reordered": (*SEQ, "--reorder-layers"),
     "seq/2+cluster": (*HALF_SEQ, "--token-cluster"),
 }
+HALF_WIDTH = "D/2"  # of the model that is trained
 # What others do about the network or train mixtures with, one thing changed against gshard; by
 # --only. A bias goes with the second best expert, without noise.
 PEERS = {
@@ -51,6 +52,7 @@ PEERS = {
     "shares by distance": ("--moe-topology-shares", "0.5,0.3,0.2"),
     "balance by bias": ("--moe-balance", "bias"),
     "no balance": ("--moe-balance", "none"),
+    "bottleneck": ("--scomoe-type", "bottleneck", "--moe-exchange-dim", HALF_WIDTH),
     "z-loss": ("--moe-z-loss-wt", "0.001"),
     "shared expert": ("--moe-shared-expert-ffn-dim", "256"),
     "conditional routing": ("--moe-cmr",),
@@ -68,6 +70,12 @@ class Experiment:
     updates: int
     max_tokens: int  # of a rank
     precision: tuple[str, ...] = ()
+    width: int = 128  # of the model
+
+    def changed_by(self, variant: str) -> list[str]:
+        """The options of a variant."""
+        half = str(self.width // 2)
+        return [half if option is HALF_WIDTH else option for option in ALL[variant]]
 
 
 NUMBERS = Experiment(
@@ -88,6 +96,7 @@ MULTI30K = Experiment(
     updates=460,  # 4 epochs
     max_tokens=1024,
     precision=("--bf16", "--fp16-no-flatten-grads"),
+    width=256,
 )
 # As long as it takes to see whether clusters help: 0.1 bits between seeds.
 SHORT = Experiment(

@@ -69,6 +69,7 @@ class StackCase:
 SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
 FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
 CLUSTER = {"token_cluster": True}
+BOTTLENECK = {"scomoe_type": "bottleneck", "moe_exchange_dim": 16}
 ONE_EXPERT = {"moe_expert_count": 4}
 EIGHT_A_RANK = {"moe_expert_count": 32}
 NOTHING_NEAR = {"ratio1": 0, "ratio2": 0}
@@ -200,6 +201,25 @@ CASES = [
     StackCase("feat, one node", FEAT, layout=(1, 4)),
     StackCase("feat, one rank a node", FEAT, layout=(4, 1)),
     StackCase("feat, evaluation", FEAT, training=False, drops=False),
+    StackCase("bottleneck", BOTTLENECK, reaches=GLOBAL_ONLY),
+    StackCase(
+        "bottleneck, ragged, an eighth",
+        {**BOTTLENECK, "moe_exchange_dim": 8},
+        lengths=RAGGED,
+        reaches=GLOBAL_ONLY,
+    ),
+    StackCase(
+        "bottleneck, dropless", {**BOTTLENECK, "capacity_factor": 0}, drops=False, reaches=()
+    ),
+    StackCase(
+        "bottleneck, switch, cluster, shared expert",
+        {**BOTTLENECK, **CLUSTER, **SHARED, "moe_top1_expert": True},
+        reaches=GLOBAL_ONLY,
+    ),
+    StackCase(
+        "bottleneck, dropout", {**BOTTLENECK, **DROPOUT}, with_noise=True, drops=False, reaches=()
+    ),
+    StackCase("bottleneck, evaluation", BOTTLENECK, training=False, drops=False, reaches=()),
     StackCase("cluster alone", CLUSTER, num_layers=2, drops=False, reaches=()),
     StackCase("cluster, gshard", {**CLUSTER, "ratio1": 0.2}, reaches=GLOBAL_ONLY),
     StackCase("cluster by expert", CLUSTER, reaches=GLOBAL_ONLY),

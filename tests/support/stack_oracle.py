@@ -108,6 +108,8 @@ class StackOracle:
         normed = [self.before(x_TD, layer) for x_TD in x]
         if kind is LayerKind.FEAT:
             results = self.feat(normed, gate_ED, layer, name)
+        elif kind is LayerKind.BOTTLENECK:
+            results = self.bottleneck(normed, gate_ED, layer, name)
         else:
             reaches = [
                 self.reaches(x_TD, gate_ED, rank, kind, layer) for rank, x_TD in enumerate(normed)
@@ -177,7 +179,7 @@ class StackOracle:
             found.append(reach)
         return found
 
-    def by_token(self, x, reaches, gate_ED, layer, name):
+    def by_token(self, x, reaches, gate_ED, layer, name, values=None):
         experts = self.experts(f"{layer}.moe.experts")
         for of_rank in reaches:
             self.run.reach_counts.update(of_rank)
@@ -192,7 +194,10 @@ class StackOracle:
                 mine = [t for t, r in enumerate(reaches[rank]) if r == reach]
                 if not mine:
                     continue
-                result = self.route(x_TD, mine, gate_ED, experts, reach, rank, largest, name, layer)
+                values_TD = None if values is None else values[rank]
+                result = self.route(
+                    x_TD, mine, gate_ED, experts, reach, rank, largest, name, layer, values_TD
+                )
                 if len(self.experts_in_reach(reach, rank)) > 1:
                     losses[rank].append(result.balance_loss)
                 for t, y in zip(mine, result.outputs, strict=True):
@@ -200,6 +205,13 @@ class StackOracle:
         return [
             (stack_rows(rows), mean(of_rank)) for rows, of_rank in zip(outputs, losses, strict=True)
         ]
+
+    def bottleneck(self, x, gate_ED, layer, name):
+        down, up = (self.weights[f"{layer}.moe.projection.{i}.weight"] for i in (0, 1))
+        reaches = [["local" if self.stays else "global"] * len(x_TD) for x_TD in x]
+        narrow = [x_TD @ down.T for x_TD in x]
+        results = self.by_token(x, reaches, gate_ED, layer, name, narrow)
+        return [(y_TD @ up.T if len(y_TD) else y_TD, loss) for y_TD, loss in results]
 
     def feat(self, x, gate_ED, layer, name):
         sizes = [int(self.alpha * DIM), int(self.beta * DIM)]
@@ -364,7 +376,7 @@ class StackOracle:
 
     @property
     def by_node(self) -> bool:
-        structured = self.config.scomoe_type != "none"
+        structured = self.config.scomoe_type in ("seq", "feat")
         return structured and self.num_nodes > 1 and self.alpha == 0 and self.beta < 1
 
     def group_scores(self, scores_TE: Tensor) -> Tensor:

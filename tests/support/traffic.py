@@ -22,6 +22,7 @@ VARIANTS = {
     "gshard": (LayerKind.PLAIN, {}),
     "seq": (LayerKind.SEQ, {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}),
     "feat": (LayerKind.FEAT, {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}),
+    "bottleneck": (LayerKind.BOTTLENECK, {"scomoe_type": "bottleneck", "moe_exchange_dim": 32}),
 }
 
 
@@ -93,8 +94,9 @@ def expected_bytes(variant: str) -> tuple[int, int]:
     """By formula: what a rank sends within its node and between nodes, forward and backward."""
     _, options = VARIANTS[variant]
     peers_in_node, peers_outside = RANKS_PER_NODE - 1, NUM_RANKS - RANKS_PER_NODE
-    if variant == "gshard":
-        parts = [(PER_RANK * slots(TOKENS, NUM_EXPERTS) * DIM, peers_in_node, peers_outside)]
+    if variant in ("gshard", "bottleneck"):
+        dim = options.get("moe_exchange_dim", DIM)
+        parts = [(PER_RANK * slots(TOKENS, NUM_EXPERTS) * dim, peers_in_node, peers_outside)]
     else:
         shares = Shares.of(options["ratio1"], options["ratio2"])
         in_node = NUM_EXPERTS // NODES

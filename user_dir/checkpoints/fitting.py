@@ -105,6 +105,8 @@ def _cure(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
         return "it was trained with other dictionaries"
     if name.endswith(("fc1.weight", "fc1.bias")):
         return f"--{side}-ffn-embed-dim {found[0]} would do"
+    if name.endswith("weight1_LDH") and found[1:2] != wanted[1:2]:
+        return "give the --scomoe-type and the --moe-exchange-dim that it was trained with"
     if name.endswith(("weight1_LDH", "bias1_LH")) and len(found) == len(wanted):
         return f"--moe-expert-ffn-dim {found[-1]} would do"
     return "give the --arch and the widths that it was trained with"

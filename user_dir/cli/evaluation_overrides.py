@@ -46,7 +46,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ratios(scomoe_type: str, given: dict[str, float | None]) -> dict[str, Any]:
-    if scomoe_type == "none":
+    if scomoe_type not in ("seq", "feat"):
         return {}
     known = {name: value for name, value in given.items() if value is not None}
     if scomoe_type == "seq" and known:

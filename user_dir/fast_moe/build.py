@@ -13,6 +13,7 @@ from user_dir.fast_moe.clustering.centroids import CentroidGate
 from user_dir.fast_moe.clustering.layer import ClusteringLayer
 from user_dir.fast_moe.clustering.token_table import TokenTable
 from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.experts.bottleneck import bottleneck_hidden_dim, narrow_ends
 from user_dir.fast_moe.experts.ffn import ExpertFFN
 from user_dir.fast_moe.experts.shared import MixingGate, SharedExpert
 from user_dir.fast_moe.gating.balance import Balance, check_topology_shares
@@ -64,7 +65,8 @@ def build_moe_layer(
         name: tells the layer's routing noise and its report from those of the others.
 
     Raises:
-        UserError: the experts' back end cannot run here, or SCoMoE-Feat's slices come out uneven.
+        UserError: the experts' back end cannot run here, or SCoMoE-Feat's slices come out uneven,
+            or the width of a bottleneck does not fit.
     """
     config = parts.config
     shares, partition, projection = None, None, None
@@ -81,22 +83,13 @@ def build_moe_layer(
             training=config.partition,
             inference=config.inference_partition,
         )
+    elif kind is LayerKind.BOTTLENECK:
+        assert config.exchange_dim is not None
+        projection = narrow_ends(sizes.dim, config.exchange_dim)
     gate = _build_gate(parts, sizes)
-    experts: nn.Module
-    if kind is LayerKind.FEAT:
-        features = config.shares.features(sizes.dim)
-        experts = nn.ModuleDict(
-            {
-                reach.value: _build_experts(parts, sizes, dim=features[reach])
-                for reach in Reach
-                if features[reach]
-            }
-        )
-    else:
-        experts = _build_experts(parts, sizes, dim=sizes.dim)
     return EfficientMoeLayer(
         gate=gate,
-        experts=experts,
+        experts=_build_experts_of(kind, parts, sizes),
         topology=parts.topology,
         capacity=config.capacity,
         name=name,
@@ -203,10 +196,36 @@ def _build_cluster_gate(parts: MoeParts, sizes: ExpertSizes) -> ClusterGate:
     )
 
 
-def _build_experts(parts: MoeParts, sizes: ExpertSizes, *, dim: int) -> ExpertFFN:
+def _build_experts_of(kind: LayerKind, parts: MoeParts, sizes: ExpertSizes) -> nn.Module:
+    config = parts.config
+    if kind is LayerKind.FEAT:
+        features = config.shares.features(sizes.dim)
+        return nn.ModuleDict(
+            {
+                reach.value: _build_experts(parts, sizes, dim=features[reach])
+                for reach in Reach
+                if features[reach]
+            }
+        )
+    if kind is LayerKind.BOTTLENECK:
+        assert config.exchange_dim is not None
+        hidden_dim = bottleneck_hidden_dim(
+            config.exchange_dim, dim=sizes.dim, hidden_dim=_hidden_dim(parts, sizes)
+        )
+        return _build_experts(parts, sizes, dim=config.exchange_dim, hidden_dim=hidden_dim)
+    return _build_experts(parts, sizes, dim=sizes.dim)
+
+
+def _hidden_dim(parts: MoeParts, sizes: ExpertSizes) -> int:
+    return parts.config.expert_ffn_dim or sizes.hidden_dim
+
+
+def _build_experts(
+    parts: MoeParts, sizes: ExpertSizes, *, dim: int, hidden_dim: int | None = None
+) -> ExpertFFN:
     return ExpertFFN(
         dim=dim,
-        hidden_dim=parts.config.expert_ffn_dim or sizes.hidden_dim,
+        hidden_dim=hidden_dim or _hidden_dim(parts, sizes),
         topology=parts.topology,
         activation_fn=sizes.activation_fn,
         activation_dropout=sizes.activation_dropout,

@@ -14,7 +14,7 @@ from user_dir.fast_moe.routing.slots import evaluation_capacity, expert_capacity
 from user_dir.fast_moe.shared_options import SharedOptions
 
 EXPERT_GRAD_RULES = ("world_size", "sqrt_world_size")
-SCOMOE_TYPES = ("none", "seq", "feat")
+SCOMOE_TYPES = ("none", "seq", "feat", "bottleneck")
 GATE_TYPES = ("softmax", "sigmoid")
 INFERENCE_ROUTINGS = ("greedy", "balanced")
 PARTITIONS = ("quota", "threshold")
@@ -23,6 +23,8 @@ CLUSTER_KEYS = ("scores", "token", "language", "kmeans")
 EXCHANGE_SCHEDULES = ("overlap", "serial")
 EXPERT_BACKENDS = ("auto", "bmm", "grouped", "fastmoe")
 
+# Types that divide tokens or features by how far they may travel.
+_DIVIDED = ("seq", "feat")
 # α and β where they are not given: the paper's for Seq, the nearest powers of two for Feat.
 _DEFAULT_RATIOS = {"none": (0.0, 0.0), "seq": (0.2, 0.5), "feat": (0.25, 0.5)}
 
@@ -33,6 +35,7 @@ class LayerKind(Enum):
     PLAIN = "plain"  # every token may go everywhere
     SEQ = "seq"  # SCoMoE-Seq: a share of the tokens stays on its rank, another in its node
     FEAT = "feat"  # SCoMoE-Feat: a share of every token's features does
+    BOTTLENECK = "bottleneck"  # tokens travel with fewer features
     CLUSTER = "cluster"  # tokens move to the rank of their cluster
 
 
@@ -71,6 +74,7 @@ class MoeConfig:
     expert_ffn_dim: int | None
     expert_backend: str
     scomoe_type: str
+    exchange_dim: int | None  # features that travel to a bottleneck's experts
     ratio1: float
     ratio2: float
     token_cluster: bool
@@ -108,6 +112,7 @@ class MoeConfig:
             expert_ffn_dim=read("moe_expert_ffn_dim", None),
             expert_backend=read("moe_expert_backend", "auto"),
             scomoe_type=scomoe_type,
+            exchange_dim=read("moe_exchange_dim", None),
             ratio1=read("ratio1", ratios[0]),
             ratio2=read("ratio2", ratios[1]),
             token_cluster=read("token_cluster", False),
@@ -193,6 +198,11 @@ class MoeConfig:
                 f"--gate-type sigmoid needs --cluster-by scores, which it learns, but that is "
                 f"{self.cluster_by}; leave --gate-type out"
             )
+        if (self.scomoe_type == "bottleneck") != (self.exchange_dim is not None):
+            raise UserError(
+                "--scomoe-type bottleneck and --moe-exchange-dim, the features that travel, go "
+                "together; give both, or leave both out"
+            )
         self.gate.check()
         self.shared.check()
         assert self.shares  # raises where the ratios are wrong
@@ -201,6 +211,11 @@ class MoeConfig:
     def shares(self) -> Shares:
         """α and β as the user wrote them."""
         return Shares.of(self.ratio1, self.ratio2)
+
+    @property
+    def divides(self) -> bool:
+        """Whether α and β mean anything: tokens or features have different reaches."""
+        return self.scomoe_type in _DIVIDED
 
     @property
     def reorders(self) -> bool:
@@ -213,8 +228,7 @@ class MoeConfig:
         """
         if self.cluster_groups is not None:
             return self.cluster_groups
-        structured = self.scomoe_type != "none"
-        by_node = structured and num_nodes > 1 and self.ratio1 == 0 and self.ratio2 < 1
+        by_node = self.divides and num_nodes > 1 and self.ratio1 == 0 and self.ratio2 < 1
         return num_nodes if by_node else self.num_experts
 
     @property

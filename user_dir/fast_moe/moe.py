@@ -19,8 +19,9 @@ of a token, and of one reach R experts, C slots of an expert for one rank, L exp
  5. The reaches are added up: a token is 0 in all but its own.                    y (V, T, D)
  6. If anyone reads it, the layer reports (`report.py`).
 
-A plain layer has one reach; SCoMoE-Feat makes a trip with each slice of the features instead of
-each reach of the tokens, and concatenates. Padding is no token: it is routed nowhere and stays 0.
+A plain layer has one reach, and a bottleneck sends narrow rows; SCoMoE-Feat makes a trip with each
+slice of the features instead of each reach of the tokens, and concatenates. Padding is no token: it
+is routed nowhere and stays 0.
 
 `EfficientMoeLayer` is spelled `EffecientMoeLayer` in the release of Zeng and Xiong (2023); its
 method `token_cluering_moe` is in `clustering/layer.py`.
@@ -60,7 +61,8 @@ class EfficientMoeLayer(nn.Module):
         capacity: slots of an expert, from the number of tokens.
         name: tells this layer's routing noise from that of the others, "encoder.1" say.
         shares: α and β of SEQ and FEAT.
-        projection: FEAT only: maps before the split and after the concatenation, if any.
+        projection: maps of the tokens before they leave and of what comes back: of FEAT, if any,
+            before the split and after the concatenation; of BOTTLENECK, to its width and back.
         overlap: let SEQ and FEAT compute near tokens while far ones travel.
         partition: SEQ only: says how far each token may travel.
         everywhere_at_evaluation: give all tokens of SEQ the whole reach then.
@@ -118,10 +120,11 @@ class EfficientMoeLayer(nn.Module):
             return self.scomoe_seq(x_VTD, tokens)
         z_VTE = self.gate.logits(x_VTD)
         reach = Reach.LOCAL if stays else Reach.GLOBAL
+        before, after = self.projection or (nn.Identity(), nn.Identity())
         part = self._route(z_VTE, tokens.is_pad_VT, reach, tokens, everybody=True)
-        trips = [self._trip(x_VTD, part, self.experts, tokens, everybody=True)]
+        trips = [self._trip(before(x_VTD), part, self.experts, tokens, everybody=True)]
         (y_VTD,) = run_trips(trips, overlap=self.overlap)
-        return self._finish(x_VTD, y_VTD, [part], trips, z_VTE, tokens)
+        return self._finish(x_VTD, after(y_VTD), [part], trips, z_VTE, tokens)
 
     def scomoe_seq(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """SCoMoE-Seq: a share of a rank's tokens stays there, another one in the node.

@@ -4,6 +4,7 @@ from argparse import Namespace
 
 from user_dir.errors import UserError
 from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.experts.bottleneck import bottleneck_hidden_dim
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.transformer.layer_order import check_type_is_used, order_layers
 
@@ -22,6 +23,13 @@ def check_stacks(config: MoeConfig, args: Namespace) -> None:
     for stack, order in orders.items():
         if LayerKind.FEAT in order.mixtures:
             config.shares.features(getattr(args, f"{stack}_embed_dim"))
+        if LayerKind.BOTTLENECK in order.mixtures:
+            assert config.exchange_dim is not None
+            bottleneck_hidden_dim(
+                config.exchange_dim,
+                dim=getattr(args, f"{stack}_embed_dim"),
+                hidden_dim=config.expert_ffn_dim or getattr(args, f"{stack}_ffn_embed_dim"),
+            )
 
 
 def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
@@ -31,7 +39,7 @@ def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
         ValueError: the number of experts is no multiple of the number of ranks.
     """
     check_node_limit(config, layout)
-    if config.scomoe_type == "none" and not config.token_cluster:
+    if not config.divides and not config.token_cluster:
         return
     num_experts, num_ranks = config.num_experts, layout.num_ranks
     if num_experts % num_ranks:

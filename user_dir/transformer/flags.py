@@ -103,15 +103,23 @@ def add_scomoe_options(parser) -> None:
         "--scomoe-type",
         choices=SCOMOE_TYPES,
         help="seq: a share of the tokens stays on its rank, another one in its node; feat: a "
-        "share of every token's features does; none: all go everywhere (default: none)",
+        "share of every token's features does; bottleneck: tokens travel with --moe-exchange-dim "
+        "features; none: all go everywhere (default: none)",
+    )
+    add(
+        "--moe-exchange-dim",
+        type=whole_number(),
+        metavar="D",
+        help="with --scomoe-type bottleneck: features that travel, a multiple of 8 below the "
+        "model's width; experts have as many weights as without, between narrow ends",
     )
     add(
         "--ratio1",
         type=finite_number(),
         metavar="A",
         help="share (0 to 1) of tokens or features that stay on their rank; of no effect without "
-        "--scomoe-type. Trained with --token-cluster at A = 0 and B < 1 there is a cluster for "
-        "every node, otherwise one for every expert (default: seq 0.2, feat 0.25)",
+        "--scomoe-type seq or feat. Trained with --token-cluster at A = 0 and B < 1 there is a "
+        "cluster for every node, otherwise one for every expert (default: seq 0.2, feat 0.25)",
     )
     add(
         "--ratio2",

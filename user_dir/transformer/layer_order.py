@@ -51,7 +51,7 @@ def order_layers(config: MoeConfig, *, stack: str, num_layers: int) -> LayerOrde
 
 
 def check_type_is_used(config: MoeConfig, orders: Sequence[LayerOrder]) -> None:
-    """Refuse a --scomoe-type that no layer would have; a stack's first mixture never has it."""
+    """Refuse a --scomoe-type that no layer would have; a stack's first mixture may not have it."""
     if config.scomoe_type == "none":
         return
     if not any(LayerKind(config.scomoe_type) in order.mixtures for order in orders):
@@ -64,10 +64,13 @@ def check_type_is_used(config: MoeConfig, orders: Sequence[LayerOrder]) -> None:
 
 
 def _kinds(config: MoeConfig, count: int) -> list[LayerKind]:
-    """The first mixture gathers from everywhere, the others are of the type asked for."""
-    first = LayerKind.CLUSTER if config.token_cluster else LayerKind.PLAIN
+    """Mixtures of the type asked for; the first one clusters, or gathers from everywhere where
+    the type would keep tokens or features near."""
     plain = config.scomoe_type == "none"
     others = LayerKind.PLAIN if plain else LayerKind(config.scomoe_type)
+    first = LayerKind.PLAIN if config.divides else others
+    if config.token_cluster:
+        first = LayerKind.CLUSTER
     return [first if index == 0 else others for index in range(count)]
 
 

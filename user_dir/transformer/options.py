@@ -91,12 +91,12 @@ def check_new_run(args: Namespace) -> None:
             f"--criterion {criterion} trains the experts without balance loss and metrics; use "
             "--criterion moe_cross_entropy, or add --criterion-without-balance if that is meant"
         )
-    is_near = given("scomoe_type") not in (None, "none") or given("token_cluster")
+    is_near = given("scomoe_type") in ("seq", "feat") or given("token_cluster")
     for name in "ratio1", "ratio2":
         if given(name) is not None and not is_near:
             raise UserError(
-                f"--{name} {given(name)} has no effect without --scomoe-type; add --scomoe-type "
-                f"seq or --scomoe-type feat, or leave --{name} out"
+                f"--{name} {given(name)} has no effect without --scomoe-type seq or --scomoe-type "
+                f"feat; add one of them, or leave --{name} out"
             )
     if given("fp16") and (given("cpu") or not torch.cuda.is_available()):
         raise UserError("--fp16 is very slow on a CPU; use --bf16, or neither")

@@ -29,6 +29,7 @@ CAUSAL = {
     "gshard": {},
     "switch": {"moe_top1_expert": True},
     "feat": FEAT,
+    "bottleneck": {"scomoe_type": "bottleneck", "moe_exchange_dim": 8},
     "seq by threshold": BY_THRESHOLD,
     "clusters by token": BY_TOKEN,
     "clusters by language": {"token_cluster": True, "cluster_by": "language"},

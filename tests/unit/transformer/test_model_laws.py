@@ -18,6 +18,7 @@ from tests.support.models import (
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
 BY_CENTROID = {"token_cluster": True, "cluster_by": "kmeans", "cluster_warmup": 1}
+BOTTLENECK = {"scomoe_type": "bottleneck", "moe_exchange_dim": 16}
 VARIANTS = {
     "plain": {},
     "switch": {"moe_top1_expert": True},
@@ -25,6 +26,8 @@ VARIANTS = {
     "seq": SEQ,
     "feat": FEAT,
     "feat, projection": {**FEAT, "scomoe_feat_projection": True},
+    "bottleneck": BOTTLENECK,
+    "cluster by token, bottleneck": {"token_cluster": True, "cluster_by": "token", **BOTTLENECK},
     "reordered": {"reorder_layers": True},
     "cluster": {"token_cluster": True},
     "cluster, sigmoid": {"token_cluster": True, "gate_type": "sigmoid"},

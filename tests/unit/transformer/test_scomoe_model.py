@@ -11,6 +11,7 @@ from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.moe import EfficientMoeLayer
 from user_dir.transformer.layer_order import DenseLayer, order_layers
 
+BOTTLENECK = {"scomoe_type": "bottleneck", "moe_exchange_dim": 16}
 EVERYWHERE = {"ratio1": 0.0, "ratio2": 0.0}
 
 
@@ -44,6 +45,12 @@ def test_the_named_orders_of_layers():
         ({"token_cluster": True, "moe_freq": 1}, "--moe-freq 2 would do"),
         ({**SEQ, "encoder_layers": 2, "decoder_layers": 2}, "would be used in no layer"),
         ({"scomoe_type": "sequence"}, "--scomoe-type must be one of none, seq, feat"),
+        ({"scomoe_type": "bottleneck"}, "--moe-exchange-dim, the features that travel, go"),
+        ({"moe_exchange_dim": 8}, "--scomoe-type bottleneck and --moe-exchange-dim"),
+        ({**BOTTLENECK, "moe_exchange_dim": 12}, "--moe-exchange-dim (12) must be a multiple of 8"),
+        ({**BOTTLENECK, "moe_exchange_dim": 32}, "that divides 32 x 24, the width times"),
+        ({**BOTTLENECK, "moe_exchange_dim": 40}, "an expert; 24 would do"),
+        ({**BOTTLENECK, "ratio1": 0.5}, "--ratio1 0.5 has no effect without --scomoe-type seq"),
         ({"gate_type": "tanh"}, "--gate-type must be one of softmax, sigmoid"),
         ({"token_cluster": True, "temperature": 0.0}, "--temperature must be positive"),
         ({"token_cluster": True, "temperature": float("inf")}, "--temperature must be positive"),
@@ -129,3 +136,30 @@ def test_feat_ratios_may_not():
         other.load_state_dict(trained.state_dict())
     same = build_model(**{**WIDE, **FEAT}, seed=4)
     same.load_state_dict(trained.half().state_dict())
+
+
+def test_a_bottleneck_keeps_the_weights_of_the_experts_and_every_layer_has_one():
+    plain, narrow = (build_model(**{**WIDE, **options}) for options in ({}, BOTTLENECK))
+
+    def count(model, name):
+        return sum(p.numel() for n, p in model.named_parameters() if n.endswith(name))
+
+    for name in ("weight1_LDH", "weight2_LHD"):
+        assert count(narrow, name) == count(plain, name)
+    layers = [m for m in narrow.modules() if isinstance(m, EfficientMoeLayer)]
+    assert [layer.kind for layer in layers] == [LayerKind.BOTTLENECK] * 4
+    assert narrow.encoder.layers[1].feed_forward.moe.experts.weight1_LDH.shape == (8, 16, 48)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({**BOTTLENECK, "moe_exchange_dim": 8}, "the --moe-exchange-dim that it was trained with"),
+        ({}, "the --scomoe-type and the --moe-exchange-dim"),
+    ],
+    ids=str,
+)
+def test_a_bottleneck_of_another_width_is_not_loaded(options, message):
+    trained = build_model(**{**WIDE, **BOTTLENECK})
+    with pytest.raises(UserError, match=message):
+        build_model(**{**WIDE, **options}).load_state_dict(trained.state_dict())
