@@ -30,10 +30,12 @@ CLUSTERS = {
     "seq+cluster by token": (*SEQ, *TOKEN),
     "seq+cluster by similar token": (*SEQ, *SIMILAR),
     "seq+cluster by kmeans": (*SEQ, *KMEANS),
-    "seq+cluster by token, threshold": (*SEQ, *TOKEN, *THRESHOLD),
-    "seq+cluster by token, global balance": (*SEQ, *TOKEN, *GLOBAL),
     "seq by node+cluster by token": (*BY_NODE, *TOKEN),
+    "seq by node+cluster by similar token": (*BY_NODE, *SIMILAR),
     "seq by node+cluster": (*BY_NODE, "--token-cluster"),
+    "feat+cluster by similar token": (*FEAT, *SIMILAR),
+    "seq+cluster by similar token, threshold": (*SEQ, *SIMILAR, *THRESHOLD),
+    "seq+cluster by similar token, global balance": (*SEQ, *SIMILAR, *GLOBAL),
 }
 # What seq+cluster changes, one thing at a time; by --only.
 CONTROLS = {
