@@ -23,6 +23,9 @@ NAMES = (
     "feat, dropless",
     "feat, ragged",
     "cluster, seq",
+    "hierarchical, seq, ragged",
+    "hierarchical, seq, recomputed",
+    "hierarchical, feat, masks",
 )
 
 

@@ -38,6 +38,7 @@ class Scenario:
     training: bool = True
     evaluation_fraction: float = 0.0
     use_fp32: bool = False
+    hierarchical: bool = False
 
     @property
     def tokens_of_rank(self) -> list[int]:
@@ -80,11 +81,43 @@ SCENARIOS = [
     Scenario(
         "evaluation as in training", training=False, evaluation_fraction=-1, capacity_factor=0.5
     ),
+    Scenario("hierarchical, prioritised", capacity_factor=0.5, prioritized=True, hierarchical=True),
+    Scenario("hierarchical, empty rank", capacity_factor=0, lengths=RAGGED, hierarchical=True),
+    Scenario("hierarchical, switch", capacity_factor=0.6, top1=True, hierarchical=True),
+    Scenario(
+        "hierarchical, two nodes hold every expert",
+        layout=(4, 1),
+        num_experts=2,
+        capacity_factor=0.5,
+        hierarchical=True,
+    ),
+    Scenario(
+        "hierarchical, each node holds every expert",
+        num_experts=2,
+        capacity_factor=0.5,
+        hierarchical=True,
+    ),
 ]
 # Layouts whose blocks do not align with the processes: three ranks a node, six experts or ranks.
 SIX = ((5, 3), (6,), (), (2, 9), (1,), (4,))
 MISALIGNED = [
     Scenario("six ranks", layout=(2, 3), num_experts=6, lengths=SIX, capacity_factor=0.5),
+    Scenario(
+        "six ranks, hierarchical",
+        layout=(2, 3),
+        num_experts=12,
+        lengths=SIX,
+        capacity_factor=0.5,
+        hierarchical=True,
+    ),
+    Scenario(
+        "six ranks, three nodes, hierarchical",
+        layout=(3, 2),
+        num_experts=6,
+        lengths=SIX,
+        capacity_factor=0.5,
+        hierarchical=True,
+    ),
     Scenario(
         "three experts, six ranks", layout=(2, 3), num_experts=3, lengths=SIX, capacity_factor=0
     ),
@@ -157,7 +190,12 @@ def build_layer(scenario: Scenario, topology: Topology) -> EfficientMoeLayer:
         evaluation_fraction=scenario.evaluation_fraction,
     )
     layer = EfficientMoeLayer(
-        gate=gate, experts=experts, topology=topology, capacity=capacity, name="encoder.1"
+        gate=gate,
+        experts=experts,
+        topology=topology,
+        capacity=capacity,
+        name="encoder.1",
+        hierarchical=scenario.hierarchical,
     )
     with torch.no_grad():
         gate.projection.weight.mul_(3)  # decided enough for experts to overflow

@@ -84,6 +84,7 @@ MASKS = {"moe_eom": 0.3, "moe_fom": 0.2}
 BIAS = {"moe_balance": "bias"}
 DROPOUT = {"moe_gating_dropout": 0.999}
 BY_NODE = {"ratio1": 0}
+HIERARCHICAL = {"moe_exchange": "hierarchical"}
 GLOBAL_ONLY = ("global",)
 CASES = [
     StackCase("seq", SEQ),
@@ -190,6 +191,36 @@ CASES = [
     StackCase(
         "dropout, feat", {**DROPOUT, **FEAT}, with_noise=True, drops=False, reaches=("local",)
     ),
+    StackCase("hierarchical", HIERARCHICAL, reaches=GLOBAL_ONLY),
+    StackCase(
+        "hierarchical, two nodes of four",
+        {**HIERARCHICAL, **SEQ, "moe_expert_count": 16},
+        layout=(2, 4),
+        lengths=LENGTHS + RAGGED,
+    ),
+    StackCase(
+        "hierarchical, four nodes of two",
+        {**HIERARCHICAL, **EIGHT_A_RANK, "capacity_factor": 0},
+        layout=(4, 2),
+        lengths=LENGTHS + RAGGED,
+        drops=False,
+        reaches=GLOBAL_ONLY,
+    ),
+    StackCase(
+        "hierarchical, two of four nodes a token, seq",
+        {**HIERARCHICAL, "moe_limit_nodes": 2, **SEQ},
+        layout=(4, 1),
+    ),
+    StackCase("hierarchical, seq, ragged", {**HIERARCHICAL, **SEQ}, lengths=RAGGED),
+    StackCase("hierarchical, seq, recomputed", {**HIERARCHICAL, **SEQ}, recompute=True),
+    StackCase(
+        "hierarchical, seq, dropless", {**HIERARCHICAL, **SEQ, "capacity_factor": 0}, drops=False
+    ),
+    StackCase(
+        "hierarchical, feat, switch, bias", {**HIERARCHICAL, **BIAS, **FEAT, "moe_top1_expert": True}
+    ),
+    StackCase("hierarchical, feat, masks", {**HIERARCHICAL, **MASKS, **FEAT}, with_noise=True),
+    StackCase("hierarchical, cluster, seq", {**HIERARCHICAL, **CLUSTER, **SEQ}),
     StackCase("feat, eight experts a rank", {**FEAT, **EIGHT_A_RANK}),
     StackCase("feat", FEAT),
     StackCase("feat, one expert a rank", {**FEAT, **ONE_EXPERT}),

@@ -96,6 +96,7 @@ def build_moe_layer(
         kind=kind,
         shares=shares,
         projection=projection,
+        hierarchical=config.exchange == "hierarchical",
         overlap=config.exchange_schedule == "overlap",
         partition=partition,
         everywhere_at_evaluation=config.inference_partition == "everywhere",

@@ -20,6 +20,7 @@ INFERENCE_ROUTINGS = ("greedy", "balanced")
 PARTITIONS = ("quota", "threshold")
 INFERENCE_PARTITIONS = ("threshold", "quota", "everywhere")
 CLUSTER_KEYS = ("scores", "token", "language", "kmeans")
+EXCHANGES = ("direct", "hierarchical")
 EXCHANGE_SCHEDULES = ("overlap", "serial")
 EXPERT_BACKENDS = ("auto", "bmm", "grouped", "fastmoe")
 
@@ -90,6 +91,7 @@ class MoeConfig:
     inference_routing: str
     partition: str
     inference_partition: str
+    exchange: str
     exchange_schedule: str
     seed: int
 
@@ -128,6 +130,7 @@ class MoeConfig:
             inference_routing=read("scomoe_inference_routing", "greedy"),
             partition=read("scomoe_partition", "quota"),
             inference_partition=read("scomoe_inference_partition", "threshold"),
+            exchange=read("moe_exchange", "direct"),
             exchange_schedule=read("moe_exchange_schedule", "overlap"),
             seed=read("seed", 1),
         )
@@ -180,6 +183,7 @@ class MoeConfig:
             ("--cluster-by", self.cluster_by, CLUSTER_KEYS),
             ("--scomoe-partition", self.partition, PARTITIONS),
             ("--scomoe-inference-partition", self.inference_partition, INFERENCE_PARTITIONS),
+            ("--moe-exchange", self.exchange, EXCHANGES),
             ("--moe-exchange-schedule", self.exchange_schedule, EXCHANGE_SCHEDULES),
         ):
             require(value in choices, flag, value, f"one of {', '.join(choices)}")

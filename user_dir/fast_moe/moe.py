@@ -9,7 +9,7 @@ of a token, and of one reach R experts, C slots of an expert for one rank, L exp
  3. For each reach the gate chooses experts in reach (`gating/gates.py`),         ids (V, T, K)
     and each choice gets a slot there and a weight (`routing/slots.py`).          slots, weights
  4. A trip for each reach takes four steps, in the order of `dispatch/schedule.py`:
-    a. `send`: its row is copied to where it leaves from (`dispatch/trip.py`;     (V·R·C, D)
+    a. `send`: its row is copied to where it leaves from (`dispatch/direct.py`;   (V·R·C, D)
        with exact counts: `dispatch/dropless.py`), and the all-to-all starts      or (M, D)
        (`exchange/all_to_all.py`, in the order of `exchange/plan.py`);
     b. `arrive`: the rows for the experts of this process are there;              (L, M, D)
@@ -18,6 +18,8 @@ of a token, and of one reach R experts, C slots of an expert for one rank, L exp
     d. `collect`: the K outputs of the token are added up by weight.              (V, T, D)
  5. The reaches are added up: a token is 0 in all but its own.                    y (V, T, D)
  6. If anyone reads it, the layer reports (`report.py`).
+
+Between nodes a token may travel once for all its experts there (`dispatch/hierarchical.py`).
 
 A plain layer has one reach, and a bottleneck sends narrow rows; SCoMoE-Feat makes a trip with each
 slice of the features instead of each reach of the tokens, and concatenates. Padding is no token: it
@@ -35,6 +37,7 @@ from torch import Tensor, nn
 from user_dir.fast_moe.config import CapacityRule, LayerKind
 from user_dir.fast_moe.dispatch.capacity import CapacityTrip
 from user_dir.fast_moe.dispatch.dropless import DroplessTrip
+from user_dir.fast_moe.dispatch.hierarchical import HierarchicalTrip
 from user_dir.fast_moe.dispatch.schedule import run_trips
 from user_dir.fast_moe.dispatch.trip import Trip
 from user_dir.fast_moe.experts.shared import SharedExpert
@@ -63,6 +66,7 @@ class EfficientMoeLayer(nn.Module):
         shares: α and β of SEQ and FEAT.
         projection: maps of the tokens before they leave and of what comes back: of FEAT, if any,
             before the split and after the concatenation; of BOTTLENECK, to its width and back.
+        hierarchical: send a token once to each node, if experts lie on several.
         overlap: let SEQ and FEAT compute near tokens while far ones travel.
         partition: SEQ only: says how far each token may travel.
         everywhere_at_evaluation: give all tokens of SEQ the whole reach then.
@@ -83,6 +87,7 @@ class EfficientMoeLayer(nn.Module):
         kind: LayerKind = LayerKind.PLAIN,
         shares: Shares | None = None,
         projection: tuple[nn.Module, nn.Module] | None = None,
+        hierarchical: bool = False,
         overlap: bool = True,
         partition: TokenPartition | None = None,
         everywhere_at_evaluation: bool = False,
@@ -108,6 +113,9 @@ class EfficientMoeLayer(nn.Module):
         self.shared = shared
         for reach in (Reach.GLOBAL, *self.shares.reaches()):  # one order on all processes
             topology.plan(reach)
+        self.hierarchical = hierarchical and topology.nodes_in_reach > 1
+        if self.hierarchical:
+            topology.plan_between_nodes(), topology.plan(Reach.NODE)
 
     def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """Apply the layer; 0 where every choice of a token was dropped, and at padding."""
@@ -231,7 +239,11 @@ class EfficientMoeLayer(nn.Module):
         *,
         everybody: bool = False,
     ) -> Trip:
-        routing, plan = part.routing, self.topology.plan(part.reach)
+        routing, topology = part.routing, self.topology
+        if self.hierarchical and part.reach is Reach.GLOBAL:
+            between, within = topology.plan_between_nodes(), topology.plan(Reach.NODE)
+            return HierarchicalTrip(x_VTD, routing, experts, between=between, within=within)
+        plan = topology.plan(part.reach)
         if routing.capacity is not None:
             return CapacityTrip(x_VTD, routing, plan, experts)
         most_rows = None

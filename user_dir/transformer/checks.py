@@ -39,6 +39,7 @@ def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
         ValueError: the number of experts is no multiple of the number of ranks.
     """
     check_node_limit(config, layout)
+    check_exchange(config, layout)
     if not config.divides and not config.token_cluster:
         return
     num_experts, num_ranks = config.num_experts, layout.num_ranks
@@ -72,3 +73,21 @@ def check_node_limit(config: MoeConfig, layout: Layout) -> None:
             f"--moe-limit-nodes {limit} leaves a token {left} expert, but it chooses {top_k}; "
             f"{-(-top_k * layout.num_nodes // config.num_experts)} would do"
         )
+
+
+def check_exchange(config: MoeConfig, layout: Layout) -> None:
+    """Refuse copies of experts that begin in the middle of a node and end in another.
+
+    Raises:
+        UserError: --moe-exchange hierarchical, and the ranks that hold every expert once split
+            nodes.
+    """
+    num_experts, per_node = config.num_experts, layout.ranks_per_node
+    whole = num_experts % per_node == 0 or per_node % num_experts == 0
+    if config.exchange == "direct" or whole or num_experts >= layout.num_ranks:
+        return
+    raise UserError(
+        f"--moe-exchange hierarchical needs whole nodes, but {num_experts} experts are copied to "
+        f"{layout.num_ranks} ranks, so that a copy splits a node of {per_node}; "
+        f"--moe-expert-count {layout.num_ranks} would do, and so would --moe-exchange direct"
+    )

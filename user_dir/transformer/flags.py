@@ -3,6 +3,7 @@
 from user_dir.fast_moe.config import (
     CLUSTER_KEYS,
     EXCHANGE_SCHEDULES,
+    EXCHANGES,
     EXPERT_BACKENDS,
     EXPERT_GRAD_RULES,
     GATE_TYPES,
@@ -75,6 +76,13 @@ def add_moe_options(parser) -> None:
         choices=EXPERT_GRAD_RULES,
         help="world_size: the exact gradient of the mean loss; sqrt_world_size: that times the "
         "square root of min(ranks, experts) (default: world_size)",
+    )
+    add(
+        "--moe-exchange",
+        choices=EXCHANGES,
+        help="how tokens of the largest reach travel: direct, once for each of their experts; "
+        "hierarchical, once to each node that holds one, where they are passed on and outputs are "
+        "added up; exact counts then. Same results up to rounding (default: direct)",
     )
     add(
         "--moe-exchange-schedule",

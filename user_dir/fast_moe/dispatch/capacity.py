@@ -6,11 +6,11 @@ C slots of an expert for one rank, D width.
 
 from torch import Tensor
 
-from user_dir.fast_moe.dispatch.trip import RowLayout, Trip
+from user_dir.fast_moe.dispatch.direct import DirectTrip, RowLayout
 from user_dir.fast_moe.exchange.all_to_all import Exchange, Line
 
 
-class CapacityTrip(Trip):
+class CapacityTrip(DirectTrip):
     """Every expert has C rows for each rank in its reach; slots that nobody got are 0."""
 
     def _lay_out(self) -> RowLayout:

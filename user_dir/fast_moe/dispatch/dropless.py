@@ -7,14 +7,14 @@ L experts served here, P chunks (see `ChunkOrders`), M rows, D width.
 import torch
 from torch import Tensor, nn
 
-from user_dir.fast_moe.dispatch.trip import RowLayout, Trip
+from user_dir.fast_moe.dispatch.direct import DirectTrip, RowLayout
 from user_dir.fast_moe.exchange.all_to_all import Exchange
 from user_dir.fast_moe.exchange.plan import ChunkOrders, ExchangePlan
 from user_dir.fast_moe.gathers import Permutation
 from user_dir.fast_moe.routing.slots import Routing
 
 
-class DroplessTrip(Trip):
+class DroplessTrip(DirectTrip):
     """Every token finds a row at each of its experts.
 
     Args:
@@ -58,11 +58,15 @@ class DroplessTrip(Trip):
     def sent_bytes(self) -> tuple[int, int, int]:
         if self.most_rows is not None:
             return 2 * self.row_bytes * self.most_rows, 0, 0
+        return self.bytes_of_rows(2 * self.row_bytes)
+
+    def bytes_of_rows(self, row_bytes: int) -> tuple[int, int, int]:
+        """Of the rows, if each has that many, and of the counts ahead of them."""
         counts_VBn = self._sent_P[self._orders_on_host.place].view(
             self.plan.num_hosted, self.plan.block_size, self.per_rank
         )
         ahead = self.per_rank * counts_VBn.element_size()
-        return self.plan.sum_by_distance(2 * self.row_bytes * counts_VBn.sum(-1) + ahead)
+        return self.plan.sum_by_distance(row_bytes * counts_VBn.sum(-1) + ahead)
 
     @property
     def _orders_on_host(self) -> ChunkOrders:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from user_dir.errors import UserError
-from user_dir.fast_moe.exchange.plan import ExchangePlan
+from user_dir.fast_moe.exchange.plan import Blocks, ExchangePlan
 from user_dir.fast_moe.layout.processes import Layout, running_processes
 from user_dir.fast_moe.layout.reach import Reach
 
@@ -45,7 +45,7 @@ class Topology:
         self.num_processes = running_count if num_processes is None else num_processes
         _check_experts(num_experts, layout.num_ranks)
         _check_processes(self.num_processes, layout)
-        self._plans: dict[int, ExchangePlan] = {}
+        self._plans: dict[Blocks, ExchangePlan] = {}
         self._experts_in: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
@@ -91,16 +91,37 @@ class Topology:
 
         The first call for a reach makes process groups, so every process must make it.
         """
-        block_size = self._block_of_reach(reach)
-        if block_size not in self._plans:
-            self._plans[block_size] = ExchangePlan.build(
+        return self._plan_of(Blocks(self._block_of_reach(reach)))
+
+    def plan_between_nodes(self) -> ExchangePlan:
+        """How tokens travel among the ranks that have one place in their nodes.
+
+        Their blocks and those of `Reach.NODE` together reach as far as `Reach.GLOBAL`. Makes
+        process groups, as `plan` does.
+        """
+        return self._plan_of(Blocks(self.nodes_in_reach, stride=self.layout.ranks_per_node))
+
+    @property
+    def nodes_in_reach(self) -> int:
+        """Nodes that hold every expert once together; 1 where one node does by itself."""
+        return max(1, self.block_size // self.layout.ranks_per_node)
+
+    @property
+    def splits_nodes(self) -> bool:
+        """Whether the ranks that hold every expert once are neither whole nodes nor in one."""
+        size, node = self.block_size, self.layout.ranks_per_node
+        return size % node != 0 and node % size != 0
+
+    def _plan_of(self, blocks: Blocks) -> ExchangePlan:
+        if blocks not in self._plans:
+            self._plans[blocks] = ExchangePlan.build(
                 num_ranks=self.num_ranks,
-                block_size=block_size,
+                blocks=blocks,
                 ranks_per_node=self.layout.ranks_per_node,
                 process_index=self.process_index,
                 num_processes=self.num_processes,
             )
-        return self._plans[block_size]
+        return self._plans[blocks]
 
     def num_experts_in(self, reach: Reach) -> int:
         """Experts that a token of that reach can go to."""

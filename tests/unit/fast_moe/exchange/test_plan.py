@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from user_dir.fast_moe.exchange.plan import ExchangePlan
+from user_dir.fast_moe.exchange.plan import Blocks, ExchangePlan
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.layout.topology import Topology
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def build_plan(*, num_ranks: int = 4, block_size: int = 4) -> ExchangePlan:
     return ExchangePlan.build(
         num_ranks=num_ranks,
-        block_size=block_size,
+        blocks=Blocks(block_size),
         ranks_per_node=2,
         process_index=0,
         num_processes=1,
