@@ -14,7 +14,7 @@ VARIANTS = {
     "feat": [
         *("--scomoe-type", "feat", "--moe-balance-scope", "global", "--moe-z-loss-wt", "0.01"),
         *("--moe-cmr", "--moe-cmr-dropout", "0.2", "--moe-eom", "0.1"),
-        *("--moe-gating-dropout", "0.3"),
+        *("--moe-gating-dropout", "0.3", "--moe-exchange", "hierarchical"),
     ],
     "seq+cluster": ["--scomoe-type", "seq", "--token-cluster", "--moe-top1-expert"],
     "cluster by token": ["--token-cluster", "--cluster-by", "token", "--cluster-table", "similar"],

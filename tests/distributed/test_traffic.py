@@ -13,7 +13,14 @@ import pytest
 from benchmarks.two_nodes import read_ranks, start_ranks, two_nodes
 from tests.support.commands import run
 from tests.support.ranks import run_processes
-from tests.support.traffic import NUM_RANKS, VARIANTS, count_step, expected_bytes
+from tests.support.traffic import (
+    HIERARCHICAL,
+    NUM_RANKS,
+    VARIANTS,
+    count_step,
+    expected_bytes,
+    hierarchical_bytes,
+)
 
 needs_network = pytest.mark.skipif(
     not shutil.which("ip") or bool(os.geteuid()), reason="needs iproute2 and root"
@@ -21,7 +28,7 @@ needs_network = pytest.mark.skipif(
 
 
 def count_all():
-    return {variant: count_step(variant) for variant in VARIANTS}
+    return {variant: count_step(variant) for variant in (*VARIANTS, *HIERARCHICAL)}
 
 
 def test_tensors_handed_to_the_groups_are_what_the_formula_and_the_metrics_say():
@@ -32,6 +39,12 @@ def test_tensors_handed_to_the_groups_are_what_the_formula_and_the_metrics_say()
             assert tuple(counted[1:]) == expected_bytes(variant)
             # The metrics are of the forward pass; the backward pass sends as much again.
             assert [2 * value for value in reported[1:]] == counted[1:]
+    for variant in HIERARCHICAL:
+        expected = [hierarchical_bytes(variant, rank) for rank in range(NUM_RANKS)]
+        assert [of_process[variant][1][1:] for of_process in results] == [f for f, _ in expected]
+        # What a rank answers is in the sums of the one that asked.
+        counted = [sum(of_process[variant][0][d] for of_process in results) for d in (1, 2)]
+        assert counted == [sum(f[d] + b[d] for f, b in expected) for d in (0, 1)]
 
 
 @pytest.fixture

@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.support.stack_cases import CASES, DIM, EIGHT_A_RANK, FEAT, SEQ, StackCase, inputs_of
+from tests.support.stack_cases import (
+    CASES,
+    DIM,
+    EIGHT_A_RANK,
+    FEAT,
+    HIERARCHICAL,
+    SEQ,
+    StackCase,
+    inputs_of,
+)
 from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_clustering_layer, build_moe_layer
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.layout.processes import Layout
@@ -197,6 +206,7 @@ VARIANTS = [
     StackCase("gshard, prioritised", {**PLAIN, "moe_batch_prioritized_routing": True}),
     StackCase("gshard, dropless", {**PLAIN, "capacity_factor": 0}, drops=False),
     StackCase("gshard, recomputed", PLAIN, recompute=True),
+    StackCase("gshard, hierarchical", {**PLAIN, **HIERARCHICAL}),
     StackCase("gshard, fewer experts than ranks", {**PLAIN, "moe_expert_count": 2}),
     StackCase("switch", {**PLAIN, "moe_top1_expert": True}),
     StackCase("switch, dropless", {**PLAIN, "moe_top1_expert": True, "capacity_factor": 0}),
@@ -228,13 +238,18 @@ VARIANTS = [
             "cluster, greedy",
             "cluster, balanced",
             "cluster, balanced by step",
+            "hierarchical, seq, recomputed",
+            "hierarchical, feat, switch, bias",
         }
     ),
 ]
 FIXED_CAPACITY = [
     case
     for case in VARIANTS
-    if case.training and LayerKind.CLUSTER not in case.kinds and case.config.capacity_factor > 0
+    if case.training
+    and LayerKind.CLUSTER not in case.kinds
+    and case.config.capacity_factor > 0
+    and case.config.exchange == "direct"  # exact counts travel otherwise
 ]
 # With more experts a rank than a token has choices, what stays on its rank has exact counts, which
 # a grouped product takes from the device; torch has a kernel for it in bfloat16.

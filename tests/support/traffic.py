@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_moe_layer
 from user_dir.fast_moe.config import LayerKind, MoeConfig
@@ -24,14 +25,21 @@ VARIANTS = {
     "feat": (LayerKind.FEAT, {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}),
     "bottleneck": (LayerKind.BOTTLENECK, {"scomoe_type": "bottleneck", "moe_exchange_dim": 32}),
 }
+# What these send depends on the choices of the gate: see `hierarchical_bytes`.
+HIERARCHICAL = {
+    "hierarchical": (LayerKind.PLAIN, {"moe_exchange": "hierarchical"}),
+    "hierarchical, one node a token": (
+        LayerKind.PLAIN,
+        {"moe_exchange": "hierarchical", "moe_limit_nodes": 1, "capacity_factor": 0.0},
+    ),
+}
 
 
 def make_layer(variant: str):
     """The layer of a variant on the processes that run, and its topology."""
-    kind, options = VARIANTS[variant]
-    config = MoeConfig.from_args(
-        Namespace(moe_freq=2, moe_expert_count=NUM_EXPERTS, capacity_factor=1.0, **options)
-    )
+    kind, options = {**VARIANTS, **HIERARCHICAL}[variant]
+    options = {"moe_freq": 2, "moe_expert_count": NUM_EXPERTS, "capacity_factor": 1.0, **options}
+    config = MoeConfig.from_args(Namespace(**options))
     topology = Topology(Layout(NODES, RANKS_PER_NODE), num_experts=NUM_EXPERTS)
     torch.manual_seed(1)
     parts = MoeParts(config=config, topology=topology)
@@ -54,10 +62,16 @@ def make_tokens(parts: MoeParts) -> RankedTokens:
 
 def step(layer, parts: MoeParts, tokens: RankedTokens) -> KnownSums:
     """One forward and backward pass."""
-    x_VTD = torch.randn(parts.topology.num_hosted, TOKENS, DIM, requires_grad=True)
+    x_VTD = torch.stack([inputs_of(rank) for rank in parts.topology.hosted_ranks])
+    x_VTD.requires_grad_()
     y_VTD, report = layer(x_VTD, tokens)
     y_VTD.square().sum().backward()
     return report.known
+
+
+def inputs_of(rank: int) -> Tensor:
+    """(T, D)"""
+    return torch.randn(TOKENS, DIM, generator=torch.Generator().manual_seed(rank))
 
 
 def count_step(variant: str) -> tuple[list[int], list[float]]:
@@ -114,6 +128,49 @@ def expected_bytes(variant: str) -> tuple[int, int]:
     floats = [sum(size * peers[i] for size, *peers in parts) for i in range(2)]
     # There and back, in the forward and in the backward pass.
     return 4 * 4 * floats[0], 4 * 4 * floats[1]
+
+
+def hierarchical_bytes(variant: str, rank: int) -> tuple[list[int], list[int]]:
+    """What a rank sends within its node and between nodes: forward, then backward.
+
+    Counted token by token: a row for each of the other nodes that holds one of a token's experts,
+    and for each of its choices of the rank's node, one to the expert's rank.
+    """
+    layer, _ = make_layer(variant)
+    to_nodes = passed_on = 0
+    for sender in range(NUM_RANKS):
+        for experts in experts_of_tokens(layer, sender):
+            nodes = {expert // PER_RANK // RANKS_PER_NODE for expert in experts}
+            if sender == rank:
+                to_nodes += len(nodes - {rank // RANKS_PER_NODE})
+            if sender % RANKS_PER_NODE == rank % RANKS_PER_NODE:
+                ranks = [expert // PER_RANK for expert in experts]
+                passed_on += sum(distance(rank, other) == 1 for other in ranks)
+    top_k, number = 2, 4
+    # A row takes its token's weights along and, going forward, the numbers of its experts.
+    rows = number * to_nodes * (2 * DIM + top_k)
+    in_node = number * passed_on * 2 * DIM
+    # Counts go ahead: one a node, one an expert.
+    ahead = 8 * (RANKS_PER_NODE - 1) * PER_RANK, 8 * (NODES - 1)
+    forward = [in_node + ahead[0], rows + number * to_nodes * top_k + ahead[1]]
+    return forward, [in_node, rows]
+
+
+def experts_of_tokens(layer, rank: int) -> list[list[int]]:
+    """The experts of a rank's tokens, without those that dropped them."""
+    x_1TD = inputs_of(rank).unsqueeze(0)
+    capacity = layer.capacity.slots(TOKENS, NUM_EXPERTS, training=True)
+    routing = layer.gate.route(
+        layer.gate.logits(x_1TD),
+        torch.zeros(1, TOKENS, dtype=torch.bool),
+        capacity=capacity,
+        num_nodes=NODES,
+    ).routing
+    choices = zip(routing.expert_ids_VTK[0].tolist(), routing.slots_VTK[0].tolist(), strict=True)
+    return [
+        [expert for expert, slot in zip(experts, slots, strict=True) if slot >= 0]
+        for experts, slots in choices
+    ]
 
 
 def slots(num_tokens: int, num_experts: int) -> int:
