@@ -217,9 +217,11 @@ CASES = [
         "hierarchical, seq, dropless", {**HIERARCHICAL, **SEQ, "capacity_factor": 0}, drops=False
     ),
     StackCase(
-        "hierarchical, feat, switch, bias", {**HIERARCHICAL, **BIAS, **FEAT, "moe_top1_expert": True}
+        "hierarchical, feat, switch, bias",
+        {**HIERARCHICAL, **BIAS, **FEAT, "moe_top1_expert": True},
     ),
     StackCase("hierarchical, feat, masks", {**HIERARCHICAL, **MASKS, **FEAT}, with_noise=True),
+    StackCase("hierarchical, bottleneck", {**HIERARCHICAL, **BOTTLENECK}, reaches=GLOBAL_ONLY),
     StackCase("hierarchical, cluster, seq", {**HIERARCHICAL, **CLUSTER, **SEQ}),
     StackCase("feat, eight experts a rank", {**FEAT, **EIGHT_A_RANK}),
     StackCase("feat", FEAT),

@@ -19,11 +19,9 @@ of a token, and of one reach R experts, C slots of an expert for one rank, L exp
  5. The reaches are added up: a token is 0 in all but its own.                    y (V, T, D)
  6. If anyone reads it, the layer reports (`report.py`).
 
-Between nodes a token may travel once for all its experts there (`dispatch/hierarchical.py`).
-
 A plain layer has one reach, and a bottleneck sends narrow rows; SCoMoE-Feat makes a trip with each
-slice of the features instead of each reach of the tokens, and concatenates. Padding is no token: it
-is routed nowhere and stays 0.
+slice of the features instead of each reach of the tokens, and concatenates. A token may go to
+each node once (`dispatch/hierarchical.py`). Padding is no token: it is routed nowhere and stays 0.
 
 `EfficientMoeLayer` is spelled `EffecientMoeLayer` in the release of Zeng and Xiong (2023); its
 method `token_cluering_moe` is in `clustering/layer.py`.
@@ -100,9 +98,7 @@ class EfficientMoeLayer(nn.Module):
         self.overlap = overlap
         self.everywhere_at_evaluation = everywhere_at_evaluation
         self.dropout, self.masking = dropout, masking
-        self.gate = gate
-        self.experts = experts
-        self.topology = topology
+        self.gate, self.experts, self.topology = gate, experts, topology
         self.capacity = capacity
         self.name = name
         self.kind = kind

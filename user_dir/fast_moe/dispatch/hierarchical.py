@@ -105,9 +105,7 @@ def route_to_nodes(expert_VTK: Tensor, num_nodes: int, *, per_node: int) -> Rout
     is_same_VTKK = node_VTK.unsqueeze(-1) == node_VTK.unsqueeze(-2)
     node_VTK = node_VTK.masked_fill(is_same_VTKK.tril(-1).any(-1), -1)
     ones_VTK = torch.ones(node_VTK.shape, device=node_VTK.device)
-    return build_routing(
-        node_VTK, ones_VTK, num_experts=num_nodes, capacity=None, normalize="none"
-    )
+    return build_routing(node_VTK, ones_VTK, num_experts=num_nodes, capacity=None, normalize="none")
 
 
 def route_in_node(
