@@ -1,12 +1,12 @@
 """Times a step of mixtures over a slow network: 2 nodes x 2 ranks, made of network namespaces.
 
-    python -m benchmarks.network        (root, iproute2; about five minutes)
+    python -m benchmarks.network        (root, iproute2; about eight minutes)
 
 The link between the nodes is shaped so that GShard spends about two thirds, then four fifths, of
 its step in exchange: the time in which a rank waits for rows, measured. A first bandwidth follows
 from a step without a limit, and is corrected by a few steps with it. A step is the forward and
 backward pass of six mixtures of scomoe_base's width, without attention and optimizer. Variants
-take turns in one run.
+take turns in one run. Then `benchmarks.network_bytes` counts what would be sent between more nodes.
 
 The limit of a serial schedule is 1 / (1 - s + s · b), where s is the share of its step in which
 GShard waits, and b the variant's bytes between nodes over GShard's. It takes the variant's
@@ -25,7 +25,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.network_rank import STACKS, StepSize
+from benchmarks.network_bytes import print_counts
+from benchmarks.network_stacks import STACKS, StepSize
 from benchmarks.timing import parse_arguments, write_results
 from benchmarks.two_nodes import NODES, read_ranks, shape, start_ranks, two_nodes
 from user_dir.text.scoring.tables import format_markdown
@@ -60,7 +61,8 @@ def main() -> None:
         sys.exit(f"benchmarks.network cannot make two nodes here: {error.stderr.strip()}")
     for record in records:
         print(_title(record), format_markdown(HEADER, table_rows(record)), sep="\n\n", end="\n\n")
-    print(f"written to {write_results('network', records, args)}")
+    print(f"written to {write_results('network', records, args)}", end="\n\n")
+    print_counts(args)
 
 
 def _refuse(args: argparse.Namespace) -> None:

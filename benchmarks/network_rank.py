@@ -6,46 +6,22 @@ ARGUMENTS is JSON: the size of a step, repetitions, names of stacks. The first r
 import json
 import sys
 import time
-from argparse import Namespace
-from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 
+from benchmarks.network_stacks import (
+    EXPERTS_PER_RANK,
+    StepSize,
+    build_stack,
+    has_reaches,
+    make_tokens,
+)
 from benchmarks.two_nodes import COUNTER, NODES, NUM_RANKS, RANKS_PER_NODE
-from user_dir.fast_moe.build import ExpertSizes, MoeParts
-from user_dir.fast_moe.config import LayerKind, MoeConfig
 from user_dir.fast_moe.exchange.all_to_all import Exchange
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
-from user_dir.fast_moe.tokens.ranked import rank_tokens
-from user_dir.transformer.mixture_tail import MixtureTail
-from user_dir.transformer.sublayers import SublayerConfig
-
-NUM_EXPERTS, NUM_LAYERS = 8, 6
-SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
-FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
-# By name: options, and the mixtures of the stack; as in the model the first one is not SCoMoE's.
-STACKS = {
-    "gshard": ({}, (LayerKind.PLAIN,) * NUM_LAYERS),
-    "seq": (SEQ, (LayerKind.PLAIN, *(LayerKind.SEQ,) * (NUM_LAYERS - 1))),
-    "feat": (FEAT, (LayerKind.PLAIN, *(LayerKind.FEAT,) * (NUM_LAYERS - 1))),
-    "seq+cluster": (SEQ, (LayerKind.CLUSTER, *(LayerKind.SEQ,) * (NUM_LAYERS - 1))),
-    "feat+cluster": (FEAT, (LayerKind.CLUSTER, *(LayerKind.FEAT,) * (NUM_LAYERS - 1))),
-    "seq, all layers": (SEQ, (LayerKind.SEQ,) * NUM_LAYERS),
-}
-
-
-@dataclass(frozen=True)
-class StepSize:
-    """What one rank works on."""
-
-    sentences: int
-    length: int
-    dim: int
-    hidden: int
 
 
 def main() -> None:
@@ -56,8 +32,9 @@ def main() -> None:
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=NUM_RANKS
     )
     size = StepSize(**arguments["size"])
-    topology = Topology(Layout(NODES, RANKS_PER_NODE), num_experts=NUM_EXPERTS)
-    steps = {name: _Step(topology, size, *STACKS[name]) for name in arguments["names"]}
+    num_experts = EXPERTS_PER_RANK * NUM_RANKS
+    topology = Topology(Layout(NODES, RANKS_PER_NODE), num_experts=num_experts)
+    steps = {name: _Step(name, topology, size) for name in arguments["names"]}
     results = _time_in_turns(steps, repeat=arguments["repeat"])
     for name, step in steps.items():
         results[name]["formula"] = step.expected_bytes()
@@ -73,8 +50,7 @@ def _time_in_turns(steps: dict[str, "_Step"], *, repeat: int) -> dict[str, dict]
     results: dict[str, dict] = {n: {"serial": [], "overlap": [], "waiting": []} for n in steps}
     for repetition in range(repeat + 1):
         for name, step in steps.items():
-            # GShard has one reach and nothing to overlap.
-            for schedule in ("serial",) if name == "gshard" else ("serial", "overlap"):
+            for schedule in ("serial", "overlap") if has_reaches(name) else ("serial",):
                 waiting.seconds = 0.0
                 seconds, sent = step.run(schedule)
                 waited = _mean_over_ranks(waiting.seconds)
@@ -112,30 +88,9 @@ def _mean_over_ranks(value: float) -> float:
 class _Step:
     """A forward and backward pass of a stack of mixtures."""
 
-    def __init__(
-        self, topology: Topology, size: StepSize, options: dict, kinds: tuple[LayerKind, ...]
-    ) -> None:
-        config = MoeConfig.from_args(
-            Namespace(
-                moe_freq=2,
-                moe_expert_count=NUM_EXPERTS,
-                reorder_layers=True,
-                token_cluster=LayerKind.CLUSTER in kinds,
-                **options,
-            )
-        )
-        parts = MoeParts(config=config, topology=topology)
-        sizes = ExpertSizes(size.dim, size.hidden)
-        of_sublayers = SublayerConfig("encoder", sizes, dropout=0.0, normalize_before=True)
-        recomputation = SimpleNamespace(checkpoint_activations=False, offload_activations=False)
-        torch.manual_seed(1)
-        self.stack = MixtureTail(parts, of_sublayers, kinds, recomputation)
-        self.tokens = rank_tokens(
-            torch.zeros(size.sentences, size.length, dtype=torch.bool),
-            torch.zeros(size.sentences, dtype=torch.int64),
-            num_hosted=topology.num_hosted,
-            shares=parts.seq_shares,
-        )
+    def __init__(self, name: str, topology: Topology, size: StepSize) -> None:
+        self.stack, parts = build_stack(name, topology, size)
+        self.tokens = make_tokens(parts, size)
         generator = torch.Generator().manual_seed(topology.process_index)
         self.x_SBD = torch.randn(size.length, size.sentences, size.dim, generator=generator)
         self.bytes_between = 0.0

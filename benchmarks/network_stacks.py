@@ -1,0 +1,85 @@
+"""The stacks of mixtures whose exchanges are measured and counted, and the tokens of a step."""
+
+from argparse import Namespace
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+
+from user_dir.fast_moe.build import ExpertSizes, MoeParts
+from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.tokens.ranked import RankedTokens, rank_tokens
+from user_dir.transformer.mixture_tail import MixtureTail
+from user_dir.transformer.sublayers import SublayerConfig
+
+EXPERTS_PER_RANK, NUM_LAYERS = 2, 6
+SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
+FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
+HIERARCHICAL = {"moe_exchange": "hierarchical"}
+ONE_NODE = {"moe_limit_nodes": 1}
+ALL_PLAIN = (LayerKind.PLAIN,) * NUM_LAYERS
+BEHIND_PLAIN = {kind: (LayerKind.PLAIN, *(kind,) * (NUM_LAYERS - 1)) for kind in LayerKind}
+BEHIND_CLUSTERS = {kind: (LayerKind.CLUSTER, *(kind,) * (NUM_LAYERS - 1)) for kind in LayerKind}
+# By name: options, and the mixtures of the stack; as in the model the first one is not SCoMoE's.
+STACKS = {
+    "gshard": ({}, ALL_PLAIN),
+    "gshard, hierarchical": (HIERARCHICAL, ALL_PLAIN),
+    "one node a token": (ONE_NODE, ALL_PLAIN),
+    "one node a token, hierarchical": ({**ONE_NODE, **HIERARCHICAL}, ALL_PLAIN),
+    "seq": (SEQ, BEHIND_PLAIN[LayerKind.SEQ]),
+    "seq, hierarchical": ({**SEQ, **HIERARCHICAL}, BEHIND_PLAIN[LayerKind.SEQ]),
+    "feat": (FEAT, BEHIND_PLAIN[LayerKind.FEAT]),
+    "seq+cluster": (SEQ, BEHIND_CLUSTERS[LayerKind.SEQ]),
+    "feat+cluster": (FEAT, BEHIND_CLUSTERS[LayerKind.FEAT]),
+    "seq, all layers": (SEQ, (LayerKind.SEQ,) * NUM_LAYERS),
+}
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """What one rank works on."""
+
+    sentences: int
+    length: int
+    dim: int
+    hidden: int
+
+
+def has_reaches(name: str) -> bool:
+    """Whether tokens or features differ in reach, so that exchanges can overlap with experts."""
+    _, kinds = STACKS[name]
+    return not {LayerKind.SEQ, LayerKind.FEAT}.isdisjoint(kinds)
+
+
+def build_stack(name: str, topology: Topology, size: StepSize) -> tuple[MixtureTail, MoeParts]:
+    """The stack, the same on every process, and what its layers share."""
+    options, kinds = STACKS[name]
+    config = MoeConfig.from_args(
+        Namespace(
+            moe_freq=2,
+            moe_expert_count=topology.num_experts,
+            reorder_layers=True,
+            token_cluster=LayerKind.CLUSTER in kinds,
+            **options,
+        )
+    )
+    parts = MoeParts(config=config, topology=topology)
+    of_sublayers = SublayerConfig(
+        "encoder", ExpertSizes(size.dim, size.hidden), dropout=0.0, normalize_before=True
+    )
+    recomputation = SimpleNamespace(checkpoint_activations=False, offload_activations=False)
+    torch.manual_seed(1)
+    return MixtureTail(parts, of_sublayers, kinds, recomputation), parts
+
+
+def make_tokens(parts: MoeParts, size: StepSize) -> RankedTokens:
+    """Equally many on every hosted rank, without padding."""
+    num_hosted = parts.topology.num_hosted
+    num_sentences = num_hosted * size.sentences
+    return rank_tokens(
+        torch.zeros(num_sentences, size.length, dtype=torch.bool),
+        torch.arange(num_hosted).repeat_interleave(size.sentences),
+        num_hosted=num_hosted,
+        shares=parts.seq_shares,
+    )
