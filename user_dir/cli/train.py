@@ -217,6 +217,7 @@ def _run(cfg, place: Place | None, timeout_minutes: float, *, trusted: bool) -> 
     from user_dir.checkpoints.mending import mend_checkpoints
     from user_dir.checkpoints.resuming import check_start
     from user_dir.training.connection import connect
+    from user_dir.training.fairseq_group import make_fairseq_group
     from user_dir.training.run import train
     from user_dir.training.save_folder import held_save_folder
 
@@ -232,6 +233,7 @@ def _run(cfg, place: Place | None, timeout_minutes: float, *, trusted: bool) -> 
                 backend=cfg.distributed_training.distributed_backend,
                 timeout_minutes=timeout_minutes,
             )
+            make_fairseq_group(timeout_minutes=timeout_minutes)
             warnings.filterwarnings("ignore", message="Distributed is already initialized")
         call_main(cfg, train)
 

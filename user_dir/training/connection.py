@@ -5,7 +5,6 @@ import uuid
 from datetime import timedelta
 
 import torch.distributed as dist
-from fairseq.distributed.utils import get_global_group
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -19,7 +18,7 @@ _POLL_SECONDS = 0.05
 def connect(
     place: Place, *, backend: str, timeout_minutes: float, start_minutes: float = _START_MINUTES
 ) -> None:
-    """Make the default process group and fairseq's.
+    """Make the default process group.
 
     Args:
         timeout_minutes: how long an exchange may wait for other processes.
@@ -41,8 +40,6 @@ def connect(
     timeout = timedelta(minutes=timeout_minutes)
     store = PrefixStore(session, store)
     dist.init_process_group(backend, store=store, rank=index, world_size=count, timeout=timeout)
-    # fairseq keeps the group that it makes here, and gives it no time-out.
-    get_global_group._global_group = dist.new_group(timeout=timeout)
 
 
 def _agree_on_session(store: Store, *, index: int, count: int, timeout: timedelta) -> str:

@@ -29,15 +29,25 @@ class _Child:
     sentence_file: Path
 
 
-def spawn_local(arguments: Sequence[str], num_processes: int) -> int:
+def spawn_local(
+    arguments: Sequence[str],
+    num_processes: int,
+    *,
+    command: str = "scomoe-train",
+    then: str = "Checkpoints are as they were last saved: run the same command to resume",
+) -> int:
     """Run `python -m …` in several processes of this machine that know of each other.
 
     When one fails the others are stopped. The last line on standard error is the cause: the
     sentence of the process that failed, or how it ended; the exit status is its own.
+
+    Args:
+        command: the name that messages begin with.
+        then: what to do when a process was ended.
     """
     threads = max(1, (os.cpu_count() or 1) // num_processes)
     # -P: a folder `fairseq` where the user stands is not to be taken for fairseq itself.
-    command = [sys.executable, "-P", "-m", *arguments]
+    python = [sys.executable, "-P", "-m", *arguments]
     with temporary_folder() as folder:
         shared = {
             **os.environ,
@@ -54,20 +64,22 @@ def spawn_local(arguments: Sequence[str], num_processes: int) -> int:
                 sentence_file = folder / f"sentence{index}"
                 own = {"RANK": str(index), "LOCAL_RANK": str(index)}
                 own["SCOMOE_SENTENCE_FILE"] = str(sentence_file)
-                children.append(_Child(_start(command, {**shared, **own}), sentence_file))
+                children.append(_Child(_start(python, {**shared, **own}), sentence_file))
             cause = _wait(children)
             _stop(children)
         if signals.num_interrupts:
-            return _report_interruption(children, cause)
-        return 0 if cause is None else _report(children, cause)
+            return _report_interruption(children, cause, command=command, then=then)
+        return 0 if cause is None else _report(children, cause, command=command, then=then)
 
 
-def tell_end(error: UserError, environment: Mapping[str, str]) -> int:
+def tell_end(
+    error: UserError, environment: Mapping[str, str], *, command: str = "scomoe-train"
+) -> int:
     """Hand the sentence that ends this process to its parent, or print it; returns the status."""
     if "SCOMOE_SENTENCE_FILE" in environment:
         Path(environment["SCOMOE_SENTENCE_FILE"]).write_text(str(error), encoding="utf-8")
     else:
-        print(f"scomoe-train: error: {error}", file=sys.stderr)
+        print(f"{command}: error: {error}", file=sys.stderr)
     return LOST_PEERS if isinstance(error, LostPeers) else MENDABLE
 
 
@@ -105,28 +117,30 @@ def _wait(children: list[_Child]) -> int | None:
         time.sleep(0.1)
 
 
-def _report(children: list[_Child], cause: int) -> int:
+def _report(children: list[_Child], cause: int, *, command: str, then: str) -> int:
     child = children[cause]
     status = child.process.returncode
     if status in (MENDABLE, LOST_PEERS) and child.sentence_file.exists():
         sentence = child.sentence_file.read_text(encoding="utf-8")
-        print(f"scomoe-train: error: {sentence}", file=sys.stderr)
+        print(f"{command}: error: {sentence}", file=sys.stderr)
     else:
         print(
-            f"scomoe-train: process {cause} of {len(children)} {_describe(status)}; the others "
-            "were stopped. Checkpoints are as they were last saved: run the same command to resume",
+            f"{command}: process {cause} of {len(children)} {_describe(status)}; the others "
+            f"were stopped. {then}",
             file=sys.stderr,
         )
     return status if status > 0 else 128 - status
 
 
-def _report_interruption(children: list[_Child], cause: int | None) -> int:
+def _report_interruption(
+    children: list[_Child], cause: int | None, *, command: str, then: str
+) -> int:
     """The status of a run that Ctrl-C ended. Those that were told of it have spoken already."""
     if cause is None:
         return INTERRUPTED
     if children[cause].process.returncode in (-INTERRUPTION, -signal.SIGKILL):
         return tell_end_by_interrupt()
-    return _report(children, cause)
+    return _report(children, cause, command=command, then=then)
 
 
 def _describe(status: int) -> str:

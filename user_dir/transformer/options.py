@@ -107,10 +107,15 @@ def check_new_run(args: Namespace) -> None:
         )
 
 
-def check_training_options(args: Namespace) -> None:
-    """Refuse, with the way out, what would train something else than what was asked for."""
+def check_training_options(args: Namespace, *, num_processes: int | None = None) -> None:
+    """Refuse, with the way out, what would train something else than what was asked for.
+
+    Args:
+        num_processes: that would train; by default those that run.
+    """
     given = vars(args).get
-    _, num_processes = running_processes()
+    if num_processes is None:
+        _, num_processes = running_processes()
     for name, why in _REFUSED.items():
         _refuse(bool(given(name)), f"--{name.replace('_', '-')}", f"{why}; leave it out")
     _refuse(

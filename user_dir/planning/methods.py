@@ -1,0 +1,90 @@
+"""The ways of exchange that a plan compares, each as options of training."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from user_dir.fast_moe.config import MoeConfig
+
+# What makes one way of exchange out of another; everything else stays as it was asked for.
+_PLAIN: dict[str, Any] = {
+    "scomoe_type": None,
+    "ratio1": None,
+    "ratio2": None,
+    "token_cluster": False,
+    "moe_limit_nodes": None,
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of exchange: options, and the family whose grid it is in."""
+
+    name: str
+    family: str
+    options: dict[str, Any]
+
+    def applied_to(self, args: Namespace) -> Namespace:
+        """The options of a plan with this way of exchange."""
+        return Namespace(**{**vars(args), **_PLAIN, **self.options})
+
+    @property
+    def flags(self) -> str:
+        """What to add to the command of a training."""
+        words = []
+        for name, value in self.options.items():
+            flag = f"--{name.replace('_', '-')}"
+            words += [flag] if value is True else [flag, f"{value:g}" if _is(value) else value]
+        return " ".join(words)
+
+
+def all_methods(*, num_nodes: int, ratios: Sequence[float]) -> list[Method]:
+    """GShard, limits of nodes, then Seq and Feat over the grid, without clusters and with them.
+
+    Args:
+        ratios: that α and β of the grid are taken from.
+    """
+    found = [Method("gshard", "gshard", {}), Method("gshard+cluster", "gshard", _CLUSTERS)]
+    limit = 1
+    while limit < num_nodes:
+        options = {"moe_limit_nodes": limit}
+        found.append(Method(f"limit {limit}", "limit", options))
+        limit *= 2
+    for kind in "seq", "feat":
+        for first, second in _grid(ratios):
+            options = {"scomoe_type": kind, "ratio1": first, "ratio2": second}
+            name = f"{kind} {first:g}/{second:g}"
+            found.append(Method(name, kind, options))
+            found.append(Method(f"{name}+cluster", f"{kind}+cluster", {**options, **_CLUSTERS}))
+    return found
+
+
+def asked_for(args: Namespace, methods: Sequence[Method]) -> Method:
+    """The way of exchange that the options name; one of the methods, if it is one of them."""
+    config = MoeConfig.from_args(args)
+    options: dict[str, Any] = {}
+    if config.scomoe_type != "none":
+        options["scomoe_type"] = config.scomoe_type
+    if config.divides:
+        options |= {"ratio1": config.ratio1, "ratio2": config.ratio2}
+    if config.token_cluster:
+        options |= _CLUSTERS
+    if config.gate.limit_nodes is not None:
+        options["moe_limit_nodes"] = config.gate.limit_nodes
+    for method in methods:
+        if method.options == options:
+            return method
+    return Method("as asked", "as asked", options)
+
+
+_CLUSTERS = {"token_cluster": True}
+
+
+def _grid(ratios: Sequence[float]) -> list[tuple[float, float]]:
+    """α and β whose sum is at most 1, but for both 0, which is GShard."""
+    return [(a, b) for a in ratios for b in ratios if 0 < round(a + b, 6) <= 1]
+
+
+def _is(value: object) -> bool:
+    return isinstance(value, float)

@@ -1,0 +1,164 @@
+"""What a mixture sends, and what its experts multiply: as its metrics count them.
+
+Means over the ranks, of a forward pass. With capacities they are exact, for every slot travels; exact
+counts (dropless, hierarchical, clusters) are those of tokens that are spread evenly over all experts
+in reach, without drops.
+"""
+
+from dataclasses import dataclass
+from math import comb
+
+from user_dir.fast_moe.config import LayerKind
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.reach import Reach
+from user_dir.planning.setting import Setting, Stack
+
+_COUNT_BYTES = 8  # of a number of rows that travels ahead of them
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The ranks that a rank swaps rows with, itself apart; a mean, for blocks may split nodes."""
+
+    in_node: float
+    between: float
+
+    @staticmethod
+    def of(layout: Layout, block: int) -> "Peers":
+        """Those in blocks of consecutive ranks."""
+        per_node = layout.ranks_per_node
+        if block % per_node == 0:
+            return Peers(per_node - 1, block - per_node)
+        if per_node % block == 0:
+            return Peers(block - 1, 0)
+        near = 0
+        for rank in range(layout.num_ranks):
+            first, node = rank - rank % block, rank - rank % per_node
+            near += min(first + block, node + per_node) - max(first, node) - 1
+        in_node = near / layout.num_ranks
+        return Peers(in_node, block - 1 - in_node)
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One all-to-all of a trip, there and back, of one rank."""
+
+    on_rank: float  # bytes that stay,
+    in_node: float  # go to other ranks of the node,
+    between: float  # to other nodes
+    peers: Peers
+    counts_ahead: bool  # whether numbers of rows travel before the rows
+
+    @staticmethod
+    def even(row_bytes: float, rows: float, peers: Peers, *, ahead: float = 0.0) -> "Leg":
+        """As many rows for every peer.
+
+        Args:
+            row_bytes: there and back.
+            rows: for one peer.
+            ahead: bytes of the counts for one peer.
+        """
+        of_pair = row_bytes * rows + ahead
+        return Leg(of_pair, of_pair * peers.in_node, of_pair * peers.between, peers, ahead > 0)
+
+
+@dataclass(frozen=True)
+class Trip:
+    """The tokens of one reach, or the features of one slice, to their experts and back."""
+
+    reach: Reach
+    width: int  # features of a row
+    hidden: int  # of the experts
+    rows: float  # that the experts of a rank multiply, empty slots included
+    sent_rows: float  # that a rank sends, itself included
+    tokens: float  # of a rank
+    choices: int
+    legs: tuple[Leg, ...]
+
+    @property
+    def num_bytes(self) -> tuple[float, float, float]:
+        """On the rank, in the node, between nodes; there and back."""
+        return (
+            sum(leg.on_rank for leg in self.legs),
+            sum(leg.in_node for leg in self.legs),
+            sum(leg.between for leg in self.legs),
+        )
+
+
+def trips_of(setting: Setting, stack: Stack, kind: LayerKind) -> list[Trip]:
+    """The trips of a mixture, nearest first."""
+    tokens, hidden = setting.tokens, setting.expert_hidden_dim(stack)
+    if kind is LayerKind.CLUSTER:
+        return [_dropless(setting, Reach.GLOBAL, stack.dim, hidden, tokens, choices=1)]
+    if kind is LayerKind.SEQ:
+        shares = setting.seq_shares
+        quotas = shares.quotas(tokens)
+        return [
+            _trip(setting, reach, stack.dim, hidden, quotas[reach], everybody=False)
+            for reach in shares.reaches()
+        ]
+    if kind is LayerKind.FEAT:
+        features = setting.config.shares.features(stack.dim)
+        return [
+            _trip(setting, reach, features[reach], hidden, tokens)
+            for reach in Reach
+            if features[reach]
+        ]
+    return [_trip(setting, Reach.GLOBAL, stack.dim, hidden, tokens)]
+
+
+def block_of(setting: Setting, reach: Reach) -> int:
+    """Consecutive ranks in reach of each other; `Topology` does the same for those that run."""
+    if reach is Reach.LOCAL:
+        return 1
+    if reach is Reach.NODE:
+        return setting.layout.ranks_per_node
+    return min(setting.config.num_experts, setting.num_ranks)
+
+
+def _trip(
+    setting: Setting, reach: Reach, width: int, hidden: int, tokens: int, *, everybody: bool = True
+) -> Trip:
+    """One trip of a layer that chooses experts by a gate.
+
+    Args:
+        everybody: all tokens of a rank have that reach.
+    """
+    block, per_rank = block_of(setting, reach), setting.experts_per_rank
+    num_experts = block * per_rank
+    choices = min(setting.top_k, num_experts)
+    slots = setting.config.capacity.slots(tokens, num_experts, training=True)
+    if reach is Reach.LOCAL and slots is not None:
+        # What stays is never dropped, and slots for all are cheaper where most are taken.
+        waste = 1 if setting.device == "cpu" else 2
+        by_threshold = not everybody and setting.config.partition == "threshold"
+        fits = num_experts <= waste * setting.top_k and not by_threshold
+        slots = max(1, tokens) if fits else None
+    if slots is None:
+        return _dropless(setting, reach, width, hidden, tokens, choices=choices)
+    rows_of_pair = per_rank * slots
+    peers = Peers.of(setting.layout, block)
+    leg = Leg.even(2 * setting.itemsize * width, rows_of_pair, peers)
+    rows = rows_of_pair * block
+    return Trip(reach, width, hidden, rows, rows, tokens, choices, (leg,))
+
+
+def _dropless(
+    setting: Setting, reach: Reach, width: int, hidden: int, tokens: int, *, choices: int
+) -> Trip:
+    block, per_rank = block_of(setting, reach), setting.experts_per_rank
+    ahead = 0 if reach is Reach.LOCAL else _COUNT_BYTES * per_rank
+    rows = choices * tokens
+    leg = Leg.even(
+        2 * setting.itemsize * width, rows / block, Peers.of(setting.layout, block), ahead=ahead
+    )
+    return Trip(reach, width, hidden, rows, rows, tokens, choices, (leg,))
+
+
+def share_of_nodes(*, num_nodes: int, per_node: int, choices: int) -> float:
+    """The probability that a node holds one or more of a token's experts.
+
+    The experts are different ones, drawn evenly from all nodes.
+    """
+    num_experts = num_nodes * per_node
+    return 1 - comb(num_experts - per_node, choices) / comb(num_experts, choices)
