@@ -8,6 +8,7 @@ COMMANDS = (
     "evaluate",
     "average",
     "compare",
+    "plan",
     "report",
     "prepare",
     "prepare-numbers",
@@ -54,7 +55,10 @@ setup(
         "report": ["jinja2", "vl-convert-python>=1.9"],
         "zstd": ["backports.zstd"],
     },
-    package_data={"user_dir.reporting": ["templates/*"]},
+    package_data={
+        "user_dir.planning": ["clusters/*", "templates/*"],
+        "user_dir.reporting": ["templates/*"],
+    },
     ext_modules=[KERNEL],
     entry_points={
         "console_scripts": [

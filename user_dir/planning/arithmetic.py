@@ -67,6 +67,8 @@ def around_work(setting: Setting, stack: Stack, kind: LayerKind) -> Work:
     products = stack.dim * config.num_experts
     if kind is LayerKind.FEAT and config.feat_projection:
         products += 2 * stack.dim * stack.dim
+    if kind is LayerKind.BOTTLENECK:
+        products += 2 * stack.dim * setting.exchange_dim
     probabilities = _SCORES * 4 * tokens * config.num_experts
     return Work(2 * products * tokens, probabilities) + _beside(setting, stack)
 

@@ -12,6 +12,7 @@ _PLAIN: dict[str, Any] = {
     "scomoe_type": None,
     "ratio1": None,
     "ratio2": None,
+    "moe_exchange_dim": None,
     "token_cluster": False,
     "moe_limit_nodes": None,
 }
@@ -39,10 +40,12 @@ class Method:
         return " ".join(words)
 
 
-def all_methods(*, num_nodes: int, ratios: Sequence[float]) -> list[Method]:
-    """GShard, limits of nodes, then Seq and Feat over the grid, without clusters and with them.
+def all_methods(*, num_nodes: int, dim: int, ratios: Sequence[float]) -> list[Method]:
+    """GShard, limits of nodes, narrow ends, then Seq and Feat over the grid, without clusters and
+    with them.
 
     Args:
+        dim: the model's width.
         ratios: that α and β of the grid are taken from.
     """
     found = [Method("gshard", "gshard", {}), Method("gshard+cluster", "gshard", _CLUSTERS)]
@@ -51,6 +54,9 @@ def all_methods(*, num_nodes: int, ratios: Sequence[float]) -> list[Method]:
         options = {"moe_limit_nodes": limit}
         found.append(Method(f"limit {limit}", "limit", options))
         limit *= 2
+    for width in dim // 2, dim // 4:
+        options = {"scomoe_type": "bottleneck", "moe_exchange_dim": width}
+        found.append(Method(f"bottleneck {width}", "bottleneck", options))
     for kind in "seq", "feat":
         for first, second in _grid(ratios):
             options = {"scomoe_type": kind, "ratio1": first, "ratio2": second}
@@ -66,6 +72,8 @@ def asked_for(args: Namespace, methods: Sequence[Method]) -> Method:
     options: dict[str, Any] = {}
     if config.scomoe_type != "none":
         options["scomoe_type"] = config.scomoe_type
+    if config.exchange_dim is not None:
+        options["moe_exchange_dim"] = config.exchange_dim
     if config.divides:
         options |= {"ratio1": config.ratio1, "ratio2": config.ratio2}
     if config.token_cluster:

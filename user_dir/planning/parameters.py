@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from user_dir.fast_moe.config import LayerKind
+from user_dir.fast_moe.experts.bottleneck import bottleneck_hidden_dim
 from user_dir.planning.setting import Setting, Stack, mixtures
 from user_dir.transformer.layer_order import DenseLayer
 
@@ -44,6 +45,9 @@ def expert_shapes(setting: Setting, stack: Stack, kind: LayerKind) -> list[tuple
     if kind is LayerKind.FEAT:
         widths = setting.config.shares.features(stack.dim).values()
         return [(width, hidden) for width in widths if width]
+    if kind is LayerKind.BOTTLENECK:
+        width = setting.exchange_dim
+        return [(width, bottleneck_hidden_dim(width, dim=stack.dim, hidden_dim=hidden))]
     return [(stack.dim, hidden)]
 
 
@@ -82,6 +86,8 @@ def _around_experts(setting: Setting, stack: Stack, kind: LayerKind) -> int:
     count += dim * config.num_experts
     if kind is LayerKind.FEAT and config.feat_projection:
         count += 2 * dim * dim
+    if kind is LayerKind.BOTTLENECK:
+        count += 2 * dim * setting.exchange_dim
     return count
 
 

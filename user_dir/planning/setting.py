@@ -64,6 +64,7 @@ class Setting:
     precision: str
     optimizer: str
     recompute: bool
+    dropout: float
     device: str
 
     @staticmethod
@@ -92,6 +93,7 @@ class Setting:
             precision=args.precision,
             optimizer=args.optimizer,
             recompute=args.checkpoint_activations,
+            dropout=args.dropout,
             device=device,
         )
 
@@ -131,11 +133,19 @@ class Setting:
     def share_everywhere(self) -> float:
         """What part of tokens, features or nodes is open to a token: 1 for GShard."""
         config = self.config
-        if config.scomoe_type == "none":
-            limit = config.gate.limit_nodes
-            nodes = self.layout.num_nodes
-            return 1.0 if limit is None else min(1.0, limit / nodes)
-        return float(self.config.shares.everywhere)
+        share = 1.0
+        if config.divides:
+            share = float(config.shares.everywhere)
+        elif config.exchange_dim is not None:
+            share = config.exchange_dim / self.encoder.dim
+        limit = config.gate.limit_nodes
+        return share if limit is None else share * min(1.0, limit / self.layout.num_nodes)
+
+    @property
+    def exchange_dim(self) -> int:
+        """Features that travel to a bottleneck's experts."""
+        assert self.config.exchange_dim is not None
+        return self.config.exchange_dim
 
     def expert_hidden_dim(self, stack: Stack) -> int:
         """Hidden width of an expert."""

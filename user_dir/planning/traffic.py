@@ -11,6 +11,7 @@ from math import comb
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.reach import Reach
+from user_dir.planning.parameters import expert_shapes
 from user_dir.planning.setting import Setting, Stack
 
 _COUNT_BYTES = 8  # of a number of rows that travels ahead of them
@@ -104,7 +105,8 @@ def trips_of(setting: Setting, stack: Stack, kind: LayerKind) -> list[Trip]:
             for reach in Reach
             if features[reach]
         ]
-    return [_trip(setting, Reach.GLOBAL, stack.dim, hidden, tokens)]
+    ((width, hidden),) = expert_shapes(setting, stack, kind)
+    return [_trip(setting, Reach.GLOBAL, width, hidden, tokens)]
 
 
 def block_of(setting: Setting, reach: Reach) -> int:

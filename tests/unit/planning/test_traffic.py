@@ -1,0 +1,102 @@
+"""Planned bytes against those that layers report, all ranks hosted in one process."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+
+from tests.unit.planning.settings import setting
+from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_clustering_layer, build_moe_layer
+from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.tokens.ranked import rank_tokens
+from user_dir.planning.traffic import Peers, trips_of
+
+DIM, HIDDEN, TOKENS = 32, 24, 48
+SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
+FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
+NARROW = {"scomoe_type": "bottleneck", "moe_exchange_dim": 16}
+SMALL = {
+    "arch": "scomoe_tiny",
+    "encoder_embed_dim": DIM,
+    "encoder_ffn_embed_dim": HIDDEN,
+    "tokens": TOKENS,
+}
+
+
+def reported(layout: Layout, num_experts: int, kind: LayerKind, options: dict):
+    """Bytes by distance of a forward pass, a mean over ranks; and the rows that experts got."""
+    args = Namespace(moe_freq=2, moe_expert_count=num_experts, **options)
+    topology = Topology(layout, num_experts=num_experts)
+    parts = MoeParts(MoeConfig.from_args(args), topology)
+    torch.manual_seed(1)
+    sizes = ExpertSizes(DIM, HIDDEN)
+    num_ranks = layout.num_ranks
+    tokens = rank_tokens(
+        torch.zeros(num_ranks, TOKENS, dtype=torch.bool),
+        torch.arange(num_ranks),
+        num_hosted=num_ranks,
+        shares=parts.seq_shares,
+    )
+    x_VTD = torch.randn(num_ranks, TOKENS, DIM)
+    if kind is LayerKind.CLUSTER:
+        layer = build_clustering_layer(parts, sizes, name="a")
+        _, clusters = layer.train().token_clustering_moe(x_VTD, tokens)
+        report = clusters.report
+    else:
+        layer = build_moe_layer(parts, sizes, kind=kind, name="a")
+        _, report = layer.train()(x_VTD, tokens)
+    known = report.known
+    found = (known.bytes_rank, known.bytes_node, known.bytes_between)
+    return tuple(value / num_ranks for value in found)
+
+
+def planned(layout: Layout, num_experts: int, kind: LayerKind, options: dict):
+    one = setting(
+        **SMALL,
+        moe_nodes=layout.num_nodes,
+        moe_ranks_per_node=layout.ranks_per_node,
+        moe_expert_count=num_experts,
+        **options,
+    )
+    trips = trips_of(one, one.encoder, kind)
+    return tuple(map(sum, zip(*(trip.num_bytes for trip in trips), strict=True)))
+
+
+@pytest.mark.parametrize("kind", ["plain", "seq", "feat", "bottleneck"])
+@pytest.mark.parametrize(
+    ("layout", "num_experts"),
+    [(Layout(2, 2), 4), (Layout(2, 2), 8), (Layout(1, 4), 4), (Layout(4, 1), 8), (Layout(2, 3), 6)],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"capacity_factor": 0.6}, {"moe_top1_expert": True}], ids=str
+)
+def test_with_capacities_bytes_are_those_that_the_layer_counts(layout, num_experts, kind, options):
+    of_kind = {"plain": {}, "seq": SEQ, "feat": FEAT, "bottleneck": NARROW}[kind]
+    case = (layout, num_experts, LayerKind(kind), {**of_kind, **options})
+    assert planned(*case) == reported(*case)
+
+
+@pytest.mark.parametrize("layout", [Layout(2, 3), Layout(3, 2)], ids=str)
+def test_copies_of_experts_travel_within_their_block(layout):
+    case = (layout, 2, LayerKind.PLAIN, {})
+    assert planned(*case) == reported(*case)
+    assert Peers.of(layout, 3).in_node + Peers.of(layout, 3).between == 2
+
+
+@pytest.mark.parametrize("options", [{}, SEQ, FEAT], ids=str)
+def test_without_capacities_as_many_bytes_travel(options):
+    """Where to depends on the tokens: only the sum is known."""
+    kind = LayerKind(options.get("scomoe_type", "plain"))
+    # Every token takes its second choice.
+    options = {**options, "capacity_factor": 0.0, "moe_second_expert_policy": "all"}
+    measured = reported(Layout(2, 2), 8, kind, options)
+    del options["moe_second_expert_policy"]
+    assert sum(planned(Layout(2, 2), 8, kind, options)) == pytest.approx(sum(measured))
+
+
+def test_clusters_take_the_bytes_that_the_layer_counts():
+    case = (Layout(2, 2), 8, LayerKind.CLUSTER, {"token_cluster": True})
+    assert planned(*case) == reported(*case)
