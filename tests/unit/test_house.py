@@ -20,12 +20,13 @@ ORDER = (
     "reporting",
     "checkpoints",
     "transformer",
+    "planning",
     "training",
     "register",
     "translation",
     "cli",
 )
-WITHOUT_FAIRSEQ = ("errors", "fast_moe", "text", "reporting")
+WITHOUT_FAIRSEQ = ("errors", "fast_moe", "text", "reporting", "planning")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FOLDERS = sorted({path.parent for path in MODULES})
 
@@ -125,6 +126,36 @@ def _froms(path: Path) -> set[tuple[str, ...]]:
 )
 def test_layer_and_text_know_nothing_of_fairseq(path):
     assert not any(name.split(".")[0].startswith("fairseq") for name in imported_names(path))
+
+
+def test_a_plan_needs_no_fairseq():
+    """Nor does anything that is imported with what it imports, at whatever distance."""
+    paths = {name_of(path): path for path in MODULES}
+    commands = [("cli", "plan"), ("cli", "plan_probe")]
+    seen = {name for command in commands for name in modules_imported_by(paths[command])}
+    waiting = list(seen)
+    while waiting:
+        found = _at_once(paths[waiting.pop()])
+        assert not any(name.startswith("fairseq") for name in found)
+        ours = {tuple(name.split(".")[1:]) for name in found if name.startswith("user_dir.")}
+        waiting += (ours & NAMES) - seen
+        seen |= ours & NAMES
+    assert {("planning", "setting"), ("planning", "probe"), ("training", "connection")} <= seen
+
+
+def _at_once(path: Path) -> set[str]:
+    """What importing a file imports: all but what its functions do."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module)} | {f"{node.module}.{a.name}" for a in node.names}
+        elif not isinstance(node, ast.FunctionDef):
+            waiting += ast.iter_child_nodes(node)
+    return found
 
 
 def test_unit_tests_lie_where_the_code_lies():

@@ -7,7 +7,7 @@ from pathlib import Path
 from user_dir.option_values import finite_number, positive, whole_number
 from user_dir.transformer.sizes import SIZES
 
-DESCRIPTION = """Plan a run before it costs anything: bytes, time and memory of every way of exchange.
+DESCRIPTION = """Plan a run before it costs anything: bytes, time, memory of every way of exchange.
 
 scomoe-plan --cluster 8xa100-hdr --moe-nodes 4 --arch scomoe_base --moe-expert-count 32
 scomoe-plan --cluster my.toml --arch scomoe_large --scomoe-type seq --out plan.html
@@ -143,7 +143,9 @@ def _add_model(add: Callable) -> None:
         metavar="V",
         help="entries of the target's (default: those of --vocabulary)",
     )
-    add("--share-all-embeddings", action="store_true", help="one matrix for both stacks and outputs")
+    add(
+        "--share-all-embeddings", action="store_true", help="one matrix for both stacks and outputs"
+    )
     add("--share-decoder-input-output-embed", action="store_true", help="one for the decoder's two")
 
 

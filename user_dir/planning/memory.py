@@ -1,7 +1,7 @@
 """What a rank must hold: counted from what the layers keep for the backward pass.
 
-Words are numbers of a rank for one of its tokens, in the precision of training unless another one is
-said. A test compares them with the tensors that real models save.
+Words are numbers of a rank for one of its tokens, in the precision of training unless another one
+is said. A test compares them with the tensors that real models save.
 """
 
 from collections.abc import Callable
@@ -107,8 +107,7 @@ def _activations(setting: Setting) -> float:
     if not setting.recompute:
         return tokens * itemsize * (ends + sum(sum(of_layers) for of_layers in words))
     inputs = sum(
-        stack.dim * len(of_layers)
-        for stack, of_layers in zip(setting.stacks, words, strict=True)
+        stack.dim * len(of_layers) for stack, of_layers in zip(setting.stacks, words, strict=True)
     )
     largest = max(max(of_layers) for of_layers in words)
     return tokens * itemsize * (ends + inputs + largest)

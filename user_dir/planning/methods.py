@@ -36,7 +36,10 @@ class Method:
         words = []
         for name, value in self.options.items():
             flag = f"--{name.replace('_', '-')}"
-            words += [flag] if value is True else [flag, f"{value:g}" if _is(value) else value]
+            if value is True:
+                words.append(flag)
+            else:
+                words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
         return " ".join(words)
 
 
@@ -51,7 +54,7 @@ def all_methods(*, num_nodes: int, dim: int, ratios: Sequence[float]) -> list[Me
     found = [Method("gshard", "gshard", {}), Method("gshard+cluster", "gshard", _CLUSTERS)]
     limit = 1
     while limit < num_nodes:
-        options = {"moe_limit_nodes": limit}
+        options: dict[str, Any] = {"moe_limit_nodes": limit}
         found.append(Method(f"limit {limit}", "limit", options))
         limit *= 2
     for width in dim // 2, dim // 4:
@@ -92,7 +95,3 @@ _CLUSTERS = {"token_cluster": True}
 def _grid(ratios: Sequence[float]) -> list[tuple[float, float]]:
     """α and β whose sum is at most 1, but for both 0, which is GShard."""
     return [(a, b) for a in ratios for b in ratios if 0 < round(a + b, 6) <= 1]
-
-
-def _is(value: object) -> bool:
-    return isinstance(value, float)

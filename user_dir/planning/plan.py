@@ -151,9 +151,7 @@ def _best(outcomes: Sequence[Outcome], plan: Plan) -> Outcome | None:
         if one.setting.share_everywhere >= plan.least_share and one.fits(plan.machine)
     ]
     # Of two that take as long, the one that leaves more open.
-    return min(
-        able, key=lambda one: (one.time.total, -one.setting.share_everywhere), default=None
-    )
+    return min(able, key=lambda one: (one.time.total, -one.setting.share_everywhere), default=None)
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

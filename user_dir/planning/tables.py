@@ -6,7 +6,7 @@ from user_dir.planning.plan import Outcome, Plan
 
 _FAMILIES = ("seq", "feat", "seq+cluster", "feat+cluster")
 _USUAL = ("seq 0.2/0.5", "feat 0.25/0.5")
-_PARTS = {
+TIME_PARTS = {
     "attention": "attention",
     "feed_forward": "dense feed-forward",
     "gates": "gates and norms of mixtures",
@@ -17,7 +17,7 @@ _PARTS = {
     "gradients": "sum of gradients over ranks",
     "optimizer": "optimizer",
 }
-_MEMORY = {
+MEMORY_PARTS = {
     "shared_weights": "replicated weights",
     "expert_weights": "experts",
     "gradients": "gradients",
@@ -50,18 +50,18 @@ def shown(plan: Plan) -> list[Outcome]:
 
 def method_table(plan: Plan, *, everything: bool = False) -> Table:
     """Ways of exchange side by side."""
-    header = (
+    header: tuple[str, ...] = (
         "exchange", "open", "MB between", "MB in node", "serial ms", "overlap ms", "of gshard",
         "GiB",
     )  # fmt: skip
     if plan.num_tokens is not None:
         header += ("GPU hours",)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     base = plan.gshard.time.total
     for one in plan.outcomes if everything else shown(plan):
         _, in_node, between = one.num_bytes
         mark = " *" if one is plan.best else ""
-        row = (
+        row: tuple[str, ...] = (
             f"{one.method.name}{mark}",
             f"{one.setting.share_everywhere:.2f}",
             f"{between / 1e6:.2f}",
@@ -82,7 +82,7 @@ def time_table(plan: Plan) -> Table:
     outcomes = _asked_and_best(plan)
     rows = [
         (words, *(f"{1e3 * one.time.parts[key]:.1f}" for one in outcomes))
-        for key, words in _PARTS.items()
+        for key, words in TIME_PARTS.items()
         if any(one.time.parts[key] for one in outcomes)
     ]
     rows.append(("in all", *(f"{1e3 * one.time.total:.1f}" for one in outcomes)))
@@ -94,11 +94,14 @@ def memory_table(plan: Plan) -> Table:
     outcomes = _asked_and_best(plan)
     rows = [
         (words, *(_gib(one.memory.parts[key]) for one in outcomes))
-        for key, words in _MEMORY.items()
+        for key, words in MEMORY_PARTS.items()
     ]
     rows += [
         ("peak", *(_gib(one.memory.peak) for one in outcomes)),
-        ("checkpoint: file, and host memory to save", *(_gib(o.memory.checkpoint) for o in outcomes)),
+        (
+            "checkpoint: file, and host memory to save",
+            *(_gib(o.memory.checkpoint) for o in outcomes),
+        ),
         ("checkpoint: host memory of a rank to load", *(_gib(o.memory.loading) for o in outcomes)),
         ("largest batch, tokens", *(f"{o.largest_batch(plan.machine):,}" for o in outcomes)),
     ]
@@ -118,7 +121,11 @@ def layer_table(plan: Plan) -> Table:
         "mixture", "kind", "MB on rank", "MB in node", "MB between", "exchange ms", "experts ms",
         "together ms",
     )  # fmt: skip
-    return Table(f"Mixtures of {plan.asked.method.name}, a rank's forward pass; times of an update", header, rows)
+    return Table(
+        f"Mixtures of {plan.asked.method.name}, a rank's forward pass; times of an update",
+        header,
+        rows,
+    )
 
 
 def headline(plan: Plan) -> list[tuple[str, str]]:
@@ -144,15 +151,31 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
     found = [
         ("machine", f"{machine.name}: {machine.about}"),
         ("layout", f"{setting.layout}, {config.num_experts} experts"),
-        ("between nodes", f"{machine.gbit_between:g} Gbit/s a node, {machine.latency_between_us:g} µs a message"),
-        ("in a node", f"{machine.gbit_within:g} Gbit/s a rank, {machine.latency_within_us:g} µs a message"),
-        ("arithmetic", f"{machine.flops(setting.precision) / 1e12:g} TFLOP/s a rank in {setting.precision}"),
-        ("parameters", f"{sizes.total:,}, of them {sizes.experts:,} of experts; {sizes.of_rank:,} a rank"),
-        ("batch", f"{setting.tokens:,} tokens a rank in each stack, sentences of {setting.sentence_length}"),
+        (
+            "between nodes",
+            f"{machine.gbit_between:g} Gbit/s a node, {machine.latency_between_us:g} µs a message",
+        ),
+        (
+            "in a node",
+            f"{machine.gbit_within:g} Gbit/s a rank, {machine.latency_within_us:g} µs a message",
+        ),
+        (
+            "arithmetic",
+            f"{machine.flops(setting.precision) / 1e12:g} TFLOP/s a rank in {setting.precision}",
+        ),
+        (
+            "parameters",
+            f"{sizes.total:,}, of them {sizes.experts:,} of experts; {sizes.of_rank:,} a rank",
+        ),
+        (
+            "batch",
+            f"{setting.tokens:,} tokens a rank in each stack, "
+            f"sentences of {setting.sentence_length}",
+        ),
         ("capacity factor", f"{config.capacity_factor:g}, top-{setting.top_k}"),
         ("optimizer", setting.optimizer + (", layers recomputed" if setting.recompute else "")),
     ]
-    return found
+    return found + [("assumed", line) for line in machine.assumed]
 
 
 def advice(plan: Plan) -> str:
@@ -164,9 +187,8 @@ def advice(plan: Plan) -> str:
             "--checkpoint-activations, or more ranks."
         )
     flags = plan.best.method.flags
-    return (
-        f"Fastest with {limit} that fits: {plan.best.method.name}"
-        + (f" ({flags})." if flags else ".")
+    return f"Fastest with {limit} that fits: {plan.best.method.name}" + (
+        f" ({flags})." if flags else "."
     )
 
 

@@ -1,8 +1,8 @@
 """What a mixture sends, and what its experts multiply: as its metrics count them.
 
-Means over the ranks, of a forward pass. With capacities they are exact, for every slot travels; exact
-counts (dropless, hierarchical, clusters) are those of tokens that are spread evenly over all experts
-in reach, without drops.
+Means over the ranks, of a forward pass. With capacities they are exact, for every slot travels;
+exact counts (dropless, clusters) are those of tokens that are spread evenly over all experts in
+reach.
 """
 
 from dataclasses import dataclass
