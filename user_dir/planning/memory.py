@@ -37,6 +37,7 @@ class Memory:
     optimizer: float  # float32 copies of half-precision weights and their gradients included
     summing: float  # a buffer in which gradients are summed over ranks
     activations: float  # kept for the backward pass
+    recomputed: float  # of the layer that keeps most, while it is computed again
     exchange: float  # rows that leave and arrive, of the layer that holds most
     output: float  # scores of the vocabulary
     checkpoint: float  # the file on the disk, and what process 0 holds in the host's memory to save
@@ -49,8 +50,12 @@ class Memory:
 
     @property
     def peak(self) -> float:
-        """The larger of both ends of a backward pass: activations go while gradients come."""
-        return self.steady + max(self.activations + self.exchange + self.output, self.gradients)
+        """The larger of both ends of a backward pass: activations go while gradients come.
+
+        The scores of the vocabulary have gone before a mixture's gradients travel.
+        """
+        at_once = max(self.output, self.recomputed + self.exchange)
+        return self.steady + max(self.activations + at_once, self.gradients)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -69,6 +74,7 @@ def memory_of(setting: Setting, parameters: Parameters) -> Memory:
     held_state = of_rank * (state + (8 if is_half else 0))
     # Weights are saved in the precision of training, and their float32 copies with the state.
     saved = itemsize + state + (4 if is_half else 0)
+    kept, again = _activations(setting)
     summing = min(_LARGEST_BUFFER, of_rank) * itemsize if setting.num_ranks > 1 else 0
     return Memory(
         shared_weights=parameters.shared * itemsize,
@@ -76,7 +82,8 @@ def memory_of(setting: Setting, parameters: Parameters) -> Memory:
         gradients=of_rank * itemsize,
         optimizer=held_state,
         summing=summing,
-        activations=_activations(setting),
+        activations=kept,
+        recomputed=again,
         exchange=_exchange(setting),
         output=_SCORES_HELD * 4 * setting.tokens * setting.target_vocabulary,
         checkpoint=parameters.total * saved,
@@ -99,18 +106,19 @@ def largest_batch(fits: Callable[[int], bool], *, most: int = 2**20) -> int:
     return low
 
 
-def _activations(setting: Setting) -> float:
+def _activations(setting: Setting) -> tuple[float, float]:
+    """What is kept, and what a layer keeps that is computed again."""
     words = [_stack_words(setting, stack) for stack in setting.stacks]
     tokens, itemsize = setting.tokens, setting.itemsize
     ends = (setting.encoder.dim + setting.decoder.dim) * _ENDS / 2
     ends += sum(_dropped(setting, stack.dim) for stack in setting.stacks)  # of the embeddings
     if not setting.recompute:
-        return tokens * itemsize * (ends + sum(sum(of_layers) for of_layers in words))
+        return tokens * itemsize * (ends + sum(sum(of_layers) for of_layers in words)), 0.0
     inputs = sum(
         stack.dim * len(of_layers) for stack, of_layers in zip(setting.stacks, words, strict=True)
     )
     largest = max(max(of_layers) for of_layers in words)
-    return tokens * itemsize * (ends + inputs + largest)
+    return tokens * itemsize * (ends + inputs), tokens * itemsize * largest
 
 
 def _stack_words(setting: Setting, stack: Stack) -> list[float]:

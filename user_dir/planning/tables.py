@@ -24,6 +24,7 @@ MEMORY_PARTS = {
     "optimizer": "optimizer",
     "summing": "buffer of the gradients' sum",
     "activations": "activations",
+    "recomputed": "a layer that is recomputed",
     "exchange": "exchange buffers",
     "output": "output and loss",
 }
@@ -95,6 +96,7 @@ def memory_table(plan: Plan) -> Table:
     rows = [
         (words, *(_gib(one.memory.parts[key]) for one in outcomes))
         for key, words in MEMORY_PARTS.items()
+        if any(one.memory.parts[key] for one in outcomes)
     ]
     rows += [
         ("peak", *(_gib(one.memory.peak) for one in outcomes)),
