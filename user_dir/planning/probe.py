@@ -39,8 +39,8 @@ def measure_machine(
         exchange_bytes: that a process sends in a large exchange.
     """
     flops = _flops(device, precision, dim, hidden)
-    copied = torch.empty(_COPIED_BYTES // 4, device=device)
-    of_copy = _seconds(lambda: copied.clone(), device)
+    read, written = torch.zeros(2, _COPIED_BYTES // 4, device=device)
+    of_copy = _seconds(lambda: written.copy_(read), device)
     memory_rate = 2 * _COPIED_BYTES / of_copy
     assumed = []
     index, num_processes = running_processes()
