@@ -5,12 +5,12 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.pages import Page
 from tests.support.run_folders import write_evaluation, write_run
 from user_dir.errors import UserError
 from user_dir.reporting.curves import curves
@@ -19,43 +19,6 @@ from user_dir.reporting.runs import read_runs
 from user_dir.reporting.statistics_file import STATISTICS
 from user_dir.reporting.tables import headline
 from user_dir.reporting.translations import mark_differences
-
-VOID = {"meta", "link", "br", "input", "img"}
-
-
-class Page(HTMLParser):
-    """The elements of a page; fails where they are not closed in order."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.elements: list[tuple[str, dict]] = []
-        self.texts: list[str] = []
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        if self._open and self._open[-1] not in ("script", "style"):
-            self.texts.append(data.strip())
-
-    def all(self, name: str) -> list[dict]:
-        return [attributes for tag, attributes in self.elements if tag == name]
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
 
 
 @pytest.fixture(scope="module")
