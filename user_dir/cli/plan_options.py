@@ -179,6 +179,11 @@ def _add_mixture(add: Callable) -> None:
         choices=("scores", "token", "language", "kmeans"),
         help="what clusters follow from",
     )
+    add(
+        "--moe-exchange",
+        choices=("direct", "hierarchical"),
+        help="once for each expert of a token, or once to each node that holds one",
+    )
     add("--moe-exchange-schedule", choices=("overlap", "serial"), help="(default: overlap)")
 
 

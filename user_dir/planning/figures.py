@@ -132,7 +132,7 @@ def _grid(plan: Plan, outcomes: Sequence[Outcome], *, family: str, name: str) ->
 def bandwidth_curves(plan: Plan) -> Figure:
     """How the times change with the link between nodes."""
     chosen = shown(plan)
-    names = ("gshard", "bottleneck", "seq", "feat")
+    names = ("gshard", "hierarchical", "bottleneck", "seq", "feat")
     kept: list[Outcome] = [o for o in (plan.asked, plan.best) if o is not None]
     for family in names:
         kept += [one for one in chosen if one.method.family == family][:1]

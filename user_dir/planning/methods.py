@@ -15,6 +15,7 @@ _PLAIN: dict[str, Any] = {
     "moe_exchange_dim": None,
     "token_cluster": False,
     "moe_limit_nodes": None,
+    "moe_exchange": None,
 }
 
 
@@ -44,19 +45,19 @@ class Method:
 
 
 def all_methods(*, num_nodes: int, dim: int, ratios: Sequence[float]) -> list[Method]:
-    """GShard, limits of nodes, narrow ends, then Seq and Feat over the grid, without clusters and
-    with them.
+    """GShard, a token once to each node, limits of nodes, narrow ends, then Seq and Feat over the
+    grid, without clusters and with them.
 
     Args:
         dim: the model's width.
         ratios: that α and β of the grid are taken from.
     """
     found = [Method("gshard", "gshard", {}), Method("gshard+cluster", "gshard", _CLUSTERS)]
-    limit = 1
-    while limit < num_nodes:
-        options: dict[str, Any] = {"moe_limit_nodes": limit}
-        found.append(Method(f"limit {limit}", "limit", options))
-        limit *= 2
+    if num_nodes > 1:
+        found.append(Method("hierarchical", "hierarchical", _HIERARCHICAL))
+        # Limits of more nodes than a token has experts hardly change what is sent.
+        options: dict[str, Any] = {"moe_limit_nodes": 1, **_HIERARCHICAL}
+        found.append(Method("hierarchical, one node", "hierarchical", options))
     for width in dim // 2, dim // 4:
         options = {"scomoe_type": "bottleneck", "moe_exchange_dim": width}
         found.append(Method(f"bottleneck {width}", "bottleneck", options))
@@ -83,6 +84,8 @@ def asked_for(args: Namespace, methods: Sequence[Method]) -> Method:
         options |= _CLUSTERS
     if config.gate.limit_nodes is not None:
         options["moe_limit_nodes"] = config.gate.limit_nodes
+    if config.exchange != "direct":
+        options["moe_exchange"] = config.exchange
     for method in methods:
         if method.options == options:
             return method
@@ -90,6 +93,7 @@ def asked_for(args: Namespace, methods: Sequence[Method]) -> Method:
 
 
 _CLUSTERS = {"token_cluster": True}
+_HIERARCHICAL = {"moe_exchange": "hierarchical"}
 
 
 def _grid(ratios: Sequence[float]) -> list[tuple[float, float]]:

@@ -109,19 +109,21 @@ class _Rates:
         """Products, then what passes the memory beside them."""
         return work.operations / self.flops + work.num_bytes / self.machine.memory_rate
 
-    def way(self, leg: Leg, *, ahead: bool) -> tuple[float, float]:
-        """Seconds of one way inside nodes and between them.
+    def way(self, legs: Sequence[Leg], *, ahead: bool) -> "_Way":
+        """One way of a trip.
 
         Args:
             ahead: counts travel first, if they do at all.
         """
         machine, per_node = self.machine, self.setting.layout.ranks_per_node
-        rounds = 2 if ahead and leg.counts_ahead else 1
-        within = leg.in_node / 2 / machine.within
-        within += rounds * leg.peers.in_node * machine.latency_within_us * 1e-6
-        between = per_node * leg.between / 2 / machine.between
-        between += rounds * leg.peers.between * machine.latency_between_us * 1e-6
-        return within, between
+        within = between = 0.0
+        for leg in legs:
+            rounds = 2 if ahead and leg.counts_ahead else 1
+            within += leg.in_node / 2 / machine.within
+            within += rounds * leg.peers.in_node * machine.latency_within_us * 1e-6
+            between += per_node * leg.between / 2 / machine.between
+            between += rounds * leg.peers.between * machine.latency_between_us * 1e-6
+        return _Way(within, between, is_chain=len(legs) > 1)
 
 
 def _layer_time(
@@ -135,11 +137,15 @@ def _layer_time(
     experts = exchange = total = 0.0
     for factor, is_forward in passes:
         jobs = [
-            _Job(work * factor, *_ways(trip, rate, ahead=is_forward))
+            _Job(
+                work * factor,
+                rate.way(trip.legs, ahead=is_forward),
+                rate.way(trip.legs, ahead=False),
+            )
             for trip, work in zip(trips, forward, strict=True)
         ]
         experts += sum(job.work for job in jobs)
-        exchange += sum(max(job.there) + max(job.back) for job in jobs)
+        exchange += sum(job.there.total + job.back.total for job in jobs)
         total += _finish(jobs) if overlap and len(jobs) > 1 else _one_by_one(jobs)
     by_distance = [sum(parts) for parts in zip(*(t.num_bytes for t in trips), strict=True)]
     on_rank, in_node, between = by_distance
@@ -147,60 +153,60 @@ def _layer_time(
 
 
 @dataclass(frozen=True)
+class _Way:
+    """Seconds that rows are on the links inside nodes and between them."""
+
+    within: float
+    between: float
+    is_chain: bool  # one after the other: whole rows are passed on
+
+    @property
+    def total(self) -> float:
+        if self.is_chain:
+            return self.within + self.between
+        return max(self.within, self.between)
+
+
+@dataclass(frozen=True)
 class _Job:
-    """A trip in time: its experts' work, and the ways of its rows inside nodes and between."""
+    """A trip in time: its experts' work, and the ways of its rows."""
 
     work: float
-    there: tuple[float, float]
-    back: tuple[float, float]
-
-
-def _ways(
-    trip: Trip, rate: _Rates, *, ahead: bool
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    there = [rate.way(leg, ahead=ahead) for leg in trip.legs]
-    back = [rate.way(leg, ahead=False) for leg in trip.legs]
-    return _sum(there), _sum(back)
-
-
-def _sum(ways: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    within, between = map(sum, zip(*ways, strict=True))
-    return within, between
+    there: _Way
+    back: _Way
 
 
 def _one_by_one(jobs: Sequence[_Job]) -> float:
-    return sum(max(job.there) + job.work + max(job.back) for job in jobs)
+    return sum(job.there.total + job.work + job.back.total for job in jobs)
 
 
 def _finish(jobs: Sequence[_Job]) -> float:
-    """When all are home, if far rows leave first and near ones are worked on meanwhile.
-
-    The links inside nodes and between them each take rows in the order in which they are sent.
-    """
-    within = between = 0.0
-    arrivals = []
-    for job in reversed(jobs):
-        within, between, arrival = _send(job.there, within, between, at=0.0)
-        arrivals.append(arrival)
+    """When all are home, if far rows leave first and near ones are worked on meanwhile."""
+    links = _Links()
+    arrivals = [links.send(job.there, at=0.0) for job in reversed(jobs)]
     clock = home = 0.0
     for job, arrival in zip(jobs, reversed(arrivals), strict=True):
         clock = max(clock, arrival) + job.work
-        within, between, arrival = _send(job.back, within, between, at=clock)
-        home = max(home, arrival)
+        home = max(home, links.send(job.back, at=clock))
     return max(clock, home)
 
 
-def _send(
-    way: tuple[float, float], within: float, between: float, *, at: float
-) -> tuple[float, float, float]:
-    """When the two links are free again, and when the rows have arrived."""
-    arrival = at
-    if way[0]:
-        within = arrival = max(within, at) + way[0]
-    if way[1]:
-        between = max(between, at) + way[1]
-        arrival = max(arrival, between)
-    return within, between, arrival
+class _Links:
+    """The two links of a rank; each takes rows in the order in which they are sent."""
+
+    def __init__(self) -> None:
+        self.within = self.between = 0.0  # when they are free
+
+    def send(self, way: _Way, *, at: float) -> float:
+        """When rows that leave then have arrived."""
+        arrival = at
+        if way.between:
+            arrival = self.between = max(self.between, at) + way.between
+        if way.within:
+            leaves = arrival if way.is_chain else at
+            self.within = max(self.within, leaves) + way.within
+            arrival = max(arrival, self.within)
+        return arrival
 
 
 def _sum_of_gradients(setting: Setting, machine: Machine, parameters: Parameters) -> float:

@@ -1,11 +1,11 @@
 """What a mixture sends, and what its experts multiply: as its metrics count them.
 
 Means over the ranks, of a forward pass. With capacities they are exact, for every slot travels;
-exact counts (dropless, clusters) are those of tokens that are spread evenly over all experts in
-reach.
+exact counts (dropless, hierarchical, clusters) are those of tokens that are spread evenly over all
+experts in reach, and of which none is dropped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 from user_dir.fast_moe.config import LayerKind
@@ -15,6 +15,7 @@ from user_dir.planning.parameters import expert_shapes
 from user_dir.planning.setting import Setting, Stack
 
 _COUNT_BYTES = 8  # of a number of rows that travels ahead of them
+_ID_BYTES = 4  # of an expert's number that travels with a token
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,9 @@ def _trip(
     """
     block, per_rank = block_of(setting, reach), setting.experts_per_rank
     num_experts = block * per_rank
+    num_nodes = max(1, block // setting.layout.ranks_per_node)
+    if reach is Reach.GLOBAL and setting.config.exchange == "hierarchical" and num_nodes > 1:
+        return _hierarchical(setting, width, hidden, tokens, num_nodes=num_nodes)
     choices = min(setting.top_k, num_experts)
     slots = setting.config.capacity.slots(tokens, num_experts, training=True)
     if reach is Reach.LOCAL and slots is not None:
@@ -157,10 +161,43 @@ def _dropless(
     return Trip(reach, width, hidden, rows, rows, tokens, choices, (leg,))
 
 
-def share_of_nodes(*, num_nodes: int, per_node: int, choices: int) -> float:
-    """The probability that a node holds one or more of a token's experts.
+def _hierarchical(
+    setting: Setting, width: int, hidden: int, tokens: int, *, num_nodes: int
+) -> Trip:
+    """Once to each node that holds an expert of the token, and on from there.
 
-    The experts are different ones, drawn evenly from all nodes.
+    Args:
+        num_nodes: that hold every expert once together.
     """
+    per_node = setting.config.num_experts // num_nodes
+    choices = min(setting.top_k, setting.config.num_experts)
+    share = _share_of_a_node(
+        num_nodes, per_node, choices, limit=setting.config.gate.limit_nodes or num_nodes
+    )
+    row_bytes = setting.itemsize * (2 * width + choices) + _ID_BYTES * choices
+    between = Leg.even(row_bytes, share * tokens, Peers(0, num_nodes - 1), ahead=_COUNT_BYTES)
+    per_rank = setting.layout.ranks_per_node
+    rows = choices * tokens
+    within = Leg.even(
+        2 * setting.itemsize * width,
+        rows / per_rank,
+        Peers(per_rank - 1, 0),
+        ahead=_COUNT_BYTES * setting.experts_per_rank,
+    )
+    # A token that stays in its node travels nowhere before it is passed on.
+    between = replace(between, on_rank=0.0)
+    sent_rows = num_nodes * share * tokens + rows
+    return Trip(Reach.GLOBAL, width, hidden, rows, sent_rows, tokens, choices, (between, within))
+
+
+def _share_of_a_node(num_nodes: int, per_node: int, choices: int, *, limit: int) -> float:
+    """The probability that one node holds one or more of a token's experts, drawn evenly.
+
+    Args:
+        limit: nodes that a token's experts are on at most. As many as there are choices, or more,
+            hardly bind, since the best nodes are those of the best experts: taken as none.
+    """
+    if limit < choices:
+        return limit / num_nodes
     num_experts = num_nodes * per_node
     return 1 - comb(num_experts - per_node, choices) / comb(num_experts, choices)

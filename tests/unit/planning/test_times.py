@@ -71,6 +71,16 @@ def test_overlap_hides_near_arithmetic_and_no_more():
     assert gshard[0] == gshard[1]
 
 
+def test_hierarchical_rows_pass_both_links_one_after_the_other():
+    layer = time_of(tokens=512, moe_exchange="hierarchical", capacity_factor=0.0).layers[0]
+    _, in_node, between = layer.num_bytes
+    # There and back in both passes: as many bytes again; 2 ranks share the link between nodes.
+    assert layer.exchange == pytest.approx(2 * (in_node / 1e10 + 2 * between / 1e9))
+    direct = time_of(tokens=512, capacity_factor=0.0).layers[0]
+    assert 0.7 < between / direct.num_bytes[2] < 0.8  # 1 - 1/4 of independent choices, about
+    assert layer.num_bytes[1] > direct.num_bytes[1]
+
+
 def test_recomputation_takes_the_forward_pass_again():
     once, again = time_of(tokens=512), time_of(tokens=512, checkpoint_activations=True)
     assert again.recomputation == pytest.approx(
@@ -123,7 +133,14 @@ def test_json_holds_every_figure_of_every_way():
     assert found["asked"] == "as asked" == found["methods"][0]["name"]
     assert found["methods"][0]["flags"] == "--scomoe-type seq --ratio1 0.25 --ratio2 0.5"
     names = [one["name"] for one in found["methods"]]
-    assert {"gshard", "limit 1", "bottleneck 64", "seq 0.25/0.25", "feat 0.25/0.25"} < set(names)
+    assert {
+        "gshard",
+        "hierarchical",
+        "hierarchical, one node",
+        "bottleneck 64",
+        "seq 0.25/0.25",
+        "feat 0.25/0.25",
+    } < set(names)
     one = found["methods"][names.index("seq 0.25/0.25")]
     parts = sum(v for name, v in one["seconds"].items() if name not in ("serial", "overlap"))
     assert parts == pytest.approx(one["seconds"]["overlap"])

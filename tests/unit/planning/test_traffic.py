@@ -25,7 +25,9 @@ SMALL = {
 }
 
 
-def reported(layout: Layout, num_experts: int, kind: LayerKind, options: dict):
+def reported(
+    layout: Layout, num_experts: int, kind: LayerKind, options: dict, *, tokens: int = TOKENS
+):
     """Bytes by distance of a forward pass, a mean over ranks; and the rows that experts got."""
     args = Namespace(moe_freq=2, moe_expert_count=num_experts, **options)
     topology = Topology(layout, num_experts=num_experts)
@@ -33,28 +35,30 @@ def reported(layout: Layout, num_experts: int, kind: LayerKind, options: dict):
     torch.manual_seed(1)
     sizes = ExpertSizes(DIM, HIDDEN)
     num_ranks = layout.num_ranks
-    tokens = rank_tokens(
-        torch.zeros(num_ranks, TOKENS, dtype=torch.bool),
+    ranked = rank_tokens(
+        torch.zeros(num_ranks, tokens, dtype=torch.bool),
         torch.arange(num_ranks),
         num_hosted=num_ranks,
         shares=parts.seq_shares,
     )
-    x_VTD = torch.randn(num_ranks, TOKENS, DIM)
+    x_VTD = torch.randn(num_ranks, tokens, DIM)
     if kind is LayerKind.CLUSTER:
         layer = build_clustering_layer(parts, sizes, name="a")
-        _, clusters = layer.train().token_clustering_moe(x_VTD, tokens)
+        _, clusters = layer.train().token_clustering_moe(x_VTD, ranked)
         report = clusters.report
     else:
         layer = build_moe_layer(parts, sizes, kind=kind, name="a")
-        _, report = layer.train()(x_VTD, tokens)
+        _, report = layer.train()(x_VTD, ranked)
     known = report.known
     found = (known.bytes_rank, known.bytes_node, known.bytes_between)
     return tuple(value / num_ranks for value in found)
 
 
-def planned(layout: Layout, num_experts: int, kind: LayerKind, options: dict):
+def planned(
+    layout: Layout, num_experts: int, kind: LayerKind, options: dict, *, tokens: int = TOKENS
+):
     one = setting(
-        **SMALL,
+        **{**SMALL, "tokens": tokens},
         moe_nodes=layout.num_nodes,
         moe_ranks_per_node=layout.ranks_per_node,
         moe_expert_count=num_experts,
@@ -95,6 +99,26 @@ def test_without_capacities_as_many_bytes_travel(options):
     measured = reported(Layout(2, 2), 8, kind, options)
     del options["moe_second_expert_policy"]
     assert sum(planned(Layout(2, 2), 8, kind, options)) == pytest.approx(sum(measured))
+
+
+@pytest.mark.parametrize("limit", [None, 1, 2], ids=str)
+@pytest.mark.parametrize("layout", [Layout(2, 2), Layout(4, 2)], ids=str)
+def test_a_token_goes_once_to_each_node(layout, limit):
+    """On the average of choices by chance: gates that were not trained, random tokens."""
+    options = {"moe_exchange": "hierarchical", "capacity_factor": 0.0, "moe_limit_nodes": limit}
+    case = (layout, 2 * layout.num_ranks, LayerKind.PLAIN)
+    measured = reported(*case, {**options, "moe_second_expert_policy": "all"}, tokens=600)
+    near, in_node, between = planned(*case, options, tokens=600)
+    assert (near + in_node) == pytest.approx(measured[0] + measured[1], rel=1e-9)
+    # Two nodes hardly bind the choice of two experts.
+    assert between == pytest.approx(measured[2], rel=0.06 if limit == 2 else 0.03)
+
+
+def test_with_copies_in_every_node_hierarchical_is_direct():
+    for exchange in "direct", "hierarchical":
+        case = (Layout(2, 2), 2, LayerKind.PLAIN, {"moe_exchange": exchange})
+        assert planned(*case) == reported(*case)
+        assert planned(*case)[2] == 0
 
 
 def test_clusters_take_the_bytes_that_the_layer_counts():
