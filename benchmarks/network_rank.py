@@ -34,8 +34,8 @@ def main() -> None:
     size = StepSize(**arguments["size"])
     num_experts = EXPERTS_PER_RANK * NUM_RANKS
     topology = Topology(Layout(NODES, RANKS_PER_NODE), num_experts=num_experts)
-    steps = {name: _Step(name, topology, size) for name in arguments["names"]}
-    results = _time_in_turns(steps, repeat=arguments["repeat"])
+    steps = {name: Step(name, topology, size) for name in arguments["names"]}
+    results = time_in_turns(steps, repeat=arguments["repeat"])
     for name, step in steps.items():
         results[name]["formula"] = step.expected_bytes()
     if rank == 0:
@@ -44,7 +44,7 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-def _time_in_turns(steps: dict[str, "_Step"], *, repeat: int) -> dict[str, dict]:
+def time_in_turns(steps: dict[str, "Step"], *, repeat: int) -> dict[str, dict]:
     """Seconds of steps and of waiting for rows in serial ones, by stack."""
     waiting = _Waiting()
     results: dict[str, dict] = {n: {"serial": [], "overlap": [], "waiting": []} for n in steps}
@@ -85,7 +85,7 @@ def _mean_over_ranks(value: float) -> float:
     return float(total) / NUM_RANKS
 
 
-class _Step:
+class Step:
     """A forward and backward pass of a stack of mixtures."""
 
     def __init__(self, name: str, topology: Topology, size: StepSize) -> None:

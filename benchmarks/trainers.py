@@ -34,9 +34,10 @@ def silence() -> None:
     warnings.simplefilter("ignore")
 
 
-def make_corpus(folder: Path, *, sentences: int, vocab_size: int) -> Path:
-    """A binarised corpus of random sentences of about 30 tokens, hardly padded in batches."""
-    options = ["--out", str(folder), "--sentences", str(sentences), "--length", "28-32"]
+def make_corpus(folder: Path, *, sentences: int, vocab_size: int, length: str = "28-32") -> Path:
+    """A binarised corpus of random sentences, by default of about 30 tokens, so that batches are
+    hardly padded."""
+    options = ["--out", str(folder), "--sentences", str(sentences), "--length", length]
     with contextlib.redirect_stdout(io.StringIO()):
         make_dummy_corpus.main([*options, "--vocab-size", str(vocab_size)])
     return folder / "bin"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
-from benchmarks import assignment, layer, learning_variants, network, sorting
+from benchmarks import assignment, layer, learning_variants, network, planning, sorting
 from benchmarks.layer import Cell, build_layer
 from benchmarks.one_hot import OneHotMoe
 from benchmarks.timing import measure, peak_memory
@@ -170,3 +170,16 @@ def test_every_variant_of_learning_is_accepted():
         settings[name] = str(MoeConfig.from_args(args))
     peers = [settings[name] for name in learning_variants.PEERS]
     assert len({settings["gshard"], *peers}) == 1 + len(peers)
+
+
+def test_plans_are_near_the_recorded_steps():
+    """Of GShard, Seq and Feat behind two slow links, when GShard's rate without one is known."""
+    records = planning.plan_recorded()
+    wanted = {
+        ("gshard", "serial"),
+        *((n, s) for n in ("seq", "feat") for s in ("serial", "overlap")),
+    }
+    found = {(one["mbit"], one["exchange"], one["schedule"]) for one in records}
+    assert len(found & {(m, *w) for m, _, _ in found for w in wanted}) == 2 * len(wanted)
+    for one, row in zip(records, planning.time_rows(records), strict=True):
+        assert 0.85 < float(row[-1]) < 1.15, (one["mbit"], row)
