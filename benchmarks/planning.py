@@ -186,6 +186,7 @@ def planned_seconds(
     args = get_parser().parse_args(["--arch", "scomoe", "--dropout", "0", "--reorder-layers"])
     values = {
         **options,
+        "token_cluster": LayerKind.CLUSTER in kinds,
         "encoder_moe_freq": 2,
         "moe_expert_count": EXPERTS_PER_RANK * NUM_RANKS,
         "encoder_embed_dim": size.dim,
