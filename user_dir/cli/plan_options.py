@@ -156,11 +156,13 @@ def _add_mixture(add: Callable) -> None:
         ("--decoder-moe-freq", "the same for the decoder alone"),
         ("--moe-expert-count", "experts of a layer, over all ranks"),
         ("--moe-expert-ffn-dim", "hidden width of an expert"),
+        ("--moe-shared-expert-ffn-dim", "hidden width of a network beside the experts"),
         ("--moe-limit-nodes", "choose a token's experts on at most N nodes"),
         ("--moe-exchange-dim", "with --scomoe-type bottleneck: features that travel"),
     ):
         add(flag, type=_COUNT, metavar="N", help=text)
     add("--capacity-factor", type=finite_number(), metavar="F", help="slots; 0: dropless")
+    add("--moe-cmr", action="store_true", help="mix mixtures with a shared network")
     add("--moe-top1-expert", action="store_true", help="one expert a token")
     add(
         "--scomoe-type",

@@ -70,7 +70,9 @@ def around_work(setting: Setting, stack: Stack, kind: LayerKind) -> Work:
     if kind is LayerKind.BOTTLENECK:
         products += 2 * stack.dim * setting.exchange_dim
     probabilities = _SCORES * 4 * tokens * config.num_experts
-    return Work(2 * products * tokens, probabilities) + _beside(setting, stack)
+    work = Work(2 * products * tokens, probabilities) + _beside(setting, stack)
+    shared = setting.shared_hidden_dim(stack) if kind is not LayerKind.CLUSTER else 0
+    return work + ffn_work(stack.dim, shared, tokens, setting.itemsize) if shared else work
 
 
 def ffn_work(width: int, hidden: int, rows: float, itemsize: int) -> Work:

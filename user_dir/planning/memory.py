@@ -158,6 +158,10 @@ def _mixture_words(setting: Setting, stack: Stack, kind: LayerKind) -> float:
         if kind is not LayerKind.CLUSTER:  # outputs, for the gradient of their weights
             rows += trip.sent_rows * trip.width
         words += rows / setting.tokens
+    if kind is not LayerKind.CLUSTER:
+        words += setting.shared_hidden_dim(stack)
+        # Both outputs, for the gradient of how they are mixed.
+        words += 2 * stack.dim if setting.config.shared.conditional else 0
     if kind is LayerKind.BOTTLENECK:
         words += setting.exchange_dim + stack.dim
     return words

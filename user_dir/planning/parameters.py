@@ -84,6 +84,9 @@ def _around_experts(setting: Setting, stack: Stack, kind: LayerKind) -> int:
         # Tables and centroids are no parameters; only scores are learned.
         return count + (dim * config.num_experts if config.cluster_by == "scores" else 0)
     count += dim * config.num_experts
+    if setting.shared_hidden_dim(stack):
+        count += _ffn(dim, setting.shared_hidden_dim(stack))
+        count += dim + 1 if config.shared.conditional else 0
     if kind is LayerKind.FEAT and config.feat_projection:
         count += 2 * dim * dim
     if kind is LayerKind.BOTTLENECK:

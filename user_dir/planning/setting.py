@@ -147,6 +147,13 @@ class Setting:
         assert self.config.exchange_dim is not None
         return self.config.exchange_dim
 
+    def shared_hidden_dim(self, stack: Stack) -> int:
+        """Hidden width of the network that every token passes beside its experts; 0: none."""
+        shared = self.config.shared
+        if shared.ffn_dim is None and not shared.conditional:
+            return 0
+        return shared.ffn_dim or stack.hidden_dim
+
     def expert_hidden_dim(self, stack: Stack) -> int:
         """Hidden width of an expert."""
         return self.config.expert_ffn_dim or stack.hidden_dim
