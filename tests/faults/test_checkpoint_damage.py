@@ -11,7 +11,9 @@ import torch
 
 from tests.support.checkpoints import DATA, FIXTURE, altered, set_options, translate_with
 from tests.support.commands import run
+from user_dir.checkpoints.command_line import check_command
 from user_dir.checkpoints.files import open_checkpoint
+from user_dir.checkpoints.resuming import check_start
 from user_dir.errors import UserError
 
 CHECKPOINT = FIXTURE / "checkpoint.pt"
@@ -159,11 +161,10 @@ def test_files_of_old_torch_translate_as_new_ones_do(tmp_path, capsys):
 
 def test_generation_of_fairseq_refuses_what_is_broken(tmp_path):
     path = altered(tmp_path / "broken.pt", BROKEN["10 million layers"])
-    command = [sys.executable, "-m", "fairseq_cli.generate", *DATA, "--user-dir", "user_dir"]
-    done = run([*command, "--cpu", "--path", path], check=False)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"fairseq-generate: error: --path ({path}): its option encoder_layers")
+    arguments = [*DATA, "--user-dir", "user_dir", "--cpu", "--path", path]
+    with pytest.raises(UserError) as caught:
+        check_command(["fairseq-generate", *map(str, arguments)])
+    assert str(caught.value).startswith(f"--path ({path}): its option encoder_layers")
 
 
 def train(save_dir: Path, *options: str | Path, command: str = "user_dir.cli.train"):
@@ -176,13 +177,22 @@ def train(save_dir: Path, *options: str | Path, command: str = "user_dir.cli.tra
     return run([*arguments, *options], check=False)
 
 
-@pytest.mark.parametrize("flag", ["--restore-file", "--finetune-from-model", "--continue-once"])
-def test_a_named_file_that_is_not_there_does_not_train_from_scratch(flag, tmp_path):
+@pytest.mark.parametrize("option", ["restore_file", "finetune_from_model", "continue_once"])
+def test_a_named_file_that_is_not_there_is_no_start(option, tmp_path):
+    named = {option: str(tmp_path / "checkpiont.pt")}
+    options = {"restore_file": "checkpoint_last.pt", "save_dir": str(tmp_path), **named}
+    flag = f"--{option.replace('_', '-')}"
+    with pytest.raises(UserError) as caught:
+        check_start(options)
+    assert str(caught.value).startswith(f"{flag} ({tmp_path / 'checkpiont.pt'}): no such file")
+
+
+def test_training_does_not_begin_from_scratch_for_want_of_a_file(tmp_path):
     save_dir = tmp_path / "run"
-    done = train(save_dir, flag, tmp_path / "checkpiont.pt")
+    done = train(save_dir, "--finetune-from-model", tmp_path / "checkpiont.pt")
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
-    assert line.startswith(f"scomoe-train: error: {flag} ({tmp_path / 'checkpiont.pt'}): no such")
+    assert line.startswith("scomoe-train: error: --finetune-from-model (")
     assert not list(save_dir.glob("*.pt"))
 
 

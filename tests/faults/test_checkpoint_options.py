@@ -15,9 +15,12 @@ from tests.support.checkpoints import (
     with_options,
 )
 from tests.support.commands import run
+from user_dir.checkpoints.command_line import check_command
 from user_dir.checkpoints.options.check import check_options
+from user_dir.checkpoints.options.named_files import check_named_files
 from user_dir.cli import average
 from user_dir.errors import UserError
+from user_dir.text.pairs import language_name
 
 SECRET = "root:x:0:0:secret"
 
@@ -55,37 +58,47 @@ def test_averaging_refuses_code_in_an_option(hostile, tmp_path, capsys):
     assert not output.exists()
 
 
-@pytest.mark.parametrize(
-    ("command", "options"),
-    [
-        ("generate", ["--path"]),
-        ("interactive", ["--input", FIXTURE / "source.en", "--path"]),
-        ("validate", ["--valid-subset", "test", "--max-tokens", "200", "--path"]),
-        ("train", ["--arch", "scomoe_tiny", "--max-tokens", "200", "--restore-file"]),
-        ("train", ["--arch", "transformer", "--max-tokens", "200", "--finetune-from-model"]),
-    ],
-)
-def test_commands_of_fairseq_refuse_code_in_an_option(command, options, hostile, mark, tmp_path):
-    arguments = [*DATA, "--user-dir", "user_dir", "--cpu", "--save-dir", tmp_path / "run"]
-    if command != "train":
-        arguments = [*DATA, "--user-dir", "user_dir", "--cpu"]
-    full = [sys.executable, "-m", f"fairseq_cli.{command}", *arguments, *options, hostile]
-    done = run(full, check=False)
+COMMANDS = {
+    "generate": ["--path"],
+    "interactive": ["--input", FIXTURE / "source.en", "--path"],
+    "validate": ["--valid-subset", "test", "--max-tokens", "200", "--path"],
+    "train": ["--arch", "scomoe_tiny", "--max-tokens", "200", "--restore-file"],
+    "train ": ["--arch", "transformer", "--max-tokens", "200", "--finetune-from-model"],
+}
+
+
+def command_of_fairseq(name: str, save_dir: Path) -> list[str]:
+    """The arguments of one of fairseq's commands but for the checkpoint's name at the end."""
+    arguments = [*DATA, "--user-dir", "user_dir", "--cpu"]
+    arguments += ["--save-dir", save_dir] if name.startswith("train") else []
+    return list(map(str, [*arguments, *COMMANDS[name]]))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_whatever_a_command_of_fairseq_loads_is_checked(name, hostile, tmp_path):
+    arguments = command_of_fairseq(name, tmp_path / "run")
+    with pytest.raises(UserError) as caught:
+        check_command([f"/somewhere/fairseq_cli/{name.strip()}.py", *arguments, str(hostile)])
+    assert str(caught.value).startswith(f"{arguments[-1]} ({hostile}): its option adaptive_")
+
+
+@pytest.mark.parametrize("name", ["generate", "train"])
+def test_commands_of_fairseq_refuse_code_in_an_option(name, hostile, mark, tmp_path):
+    arguments = command_of_fairseq(name, tmp_path / "run")
+    done = run([sys.executable, "-m", f"fairseq_cli.{name}", *arguments, hostile], check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    flag = options[-1]
-    assert line.startswith(f"fairseq-{command}: error: {flag} ({hostile}): its option adaptive_")
+    assert line.startswith(f"fairseq-{name}: error: {arguments[-1]} ({hostile}): its option adap")
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("flag", ["--restore-file", "--finetune-from-model"])
-def test_training_refuses_code_in_an_option(flag, hostile, mark, tmp_path):
+def test_training_refuses_code_in_an_option(hostile, mark, tmp_path):
     command = [sys.executable, "-m", "user_dir.cli.train", *DATA, "--arch", "scomoe_tiny", "--cpu"]
-    command += ["--max-tokens", "200", "--save-dir", tmp_path / "run", flag, hostile]
+    command += ["--max-tokens", "200", "--save-dir", tmp_path, "--restore-file", hostile]
     done = run(command, check=False)
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
-    assert line.startswith(f"scomoe-train: error: {flag} ({hostile}): its option adaptive_")
+    assert line.startswith(f"scomoe-train: error: --restore-file ({hostile}): its option adaptive_")
     assert not mark.exists()
 
 
@@ -178,6 +191,17 @@ def test_a_file_that_an_option_names_is_not_printed(option, tmp_path, capsys):
     captured = capsys.readouterr()
     assert f"its option {option} names {secret}" in captured.err
     assert SECRET not in captured.err + captured.out
+
+
+def test_whatever_preparing_calls_a_language_is_one(tmp_path):
+    names = [
+        language_name(name, flag="-s")
+        for name in ("de", "x", "l001", "german", "zh-CN", "eng_Latn")
+    ]
+    languages, pairs = tmp_path / "langs.txt", tmp_path / "pairs.txt"
+    languages.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    pairs.write_text(",".join(f"{name}-en" for name in names), encoding="utf-8")
+    check_named_files({"lang_dict": str(languages), "lang_pairs": str(pairs)})
 
 
 def test_a_dictionary_that_is_none_is_not_printed(tmp_path, capsys):

@@ -4,6 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -91,13 +95,34 @@ def test_a_folder_that_cannot_be_written_is_found(tmp_path):
         pass
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_folder_with_a_lock_from_before_is_found(tmp_path):
-    with held_save_folder(tmp_path):
-        pass
-    tmp_path.chmod(0o555)
-    with pytest.raises(UserError, match="cannot be written"), held_save_folder(tmp_path):
-        pass
+@contextmanager
+def as_owner_of(folder: Path) -> Iterator[None]:
+    """As somebody who owns the folder and what is in it, but is not root, who writes everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in folder, *folder.iterdir():
+        os.chown(path, 65534, 65534)
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.mark.parametrize("was_held", [False, True])
+def test_a_read_only_folder_is_found_with_a_lock_from_before_too(was_held):
+    # Not tmp_path, which lies in a folder that root alone may enter.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if was_held:
+            with held_save_folder(folder):
+                pass
+        folder.chmod(0o555)
+        refused = pytest.raises(UserError, match=r"cannot be written \(Permission denied\)")
+        with as_owner_of(folder), refused, held_save_folder(folder):
+            pass
+        folder.chmod(0o755)
 
 
 def test_processes_import_nothing_from_where_the_user_stands(small_corpus, tmp_path):

@@ -8,11 +8,21 @@ import pytest
 import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
-from benchmarks import assignment, layer, learning_variants, network, planning, sorting
+from benchmarks import (
+    assignment,
+    layer,
+    learning_variants,
+    limits,
+    network,
+    planning,
+    sorting,
+)
 from benchmarks.layer import Cell, build_layer
+from benchmarks.limits_cases import CASES
 from benchmarks.one_hot import OneHotMoe
-from benchmarks.timing import measure, peak_memory
-from tests.support.commands import run
+from benchmarks.processes import measure_command
+from benchmarks.timing import RESULTS, measure, peak_memory
+from tests.support.commands import ROOT, run
 from user_dir.fast_moe.clustering.sorting import differentiable_sort
 from user_dir.fast_moe.config import MoeConfig
 from user_dir.fast_moe.tokens.ranked import rank_tokens
@@ -183,3 +193,47 @@ def test_plans_are_near_the_recorded_steps():
     assert len(found & {(m, *w) for m, _, _ in found for w in wanted}) == 2 * len(wanted)
     for one, row in zip(records, planning.time_rows(records), strict=True):
         assert 0.85 < float(row[-1]) < 1.15, (one["mbit"], row)
+
+
+def run_limits(monkeypatch, folder, *options):
+    """Measure at tiny sizes; the records and the page with their table."""
+    page = folder / "page.md"
+    page.write_text(f"Before\n{limits.BEGIN}\nold\n{limits.END}\nAfter\n")
+    arguments = ["--small", "--results", folder, "--work", folder / "work", "--page", page]
+    monkeypatch.setattr(sys, "argv", list(map(str, ["limits", *arguments, *options])))
+    limits.main()
+    return json.loads((folder / "limits.small.json").read_text())["records"], page.read_text()
+
+
+def test_a_limit_is_measured_and_put_into_its_page(monkeypatch, tmp_path):
+    def preparing_only(work, sizes):
+        return [next(CASES["short-pairs"](work, sizes))]
+
+    monkeypatch.setattr(limits, "CASES", {"short-pairs": preparing_only})
+    (record,), page = run_limits(monkeypatch, tmp_path, "--pairs", "300")
+    assert record["what"] == "300 pairs of 2 to 6 words prepared"
+    assert record["processor_seconds"] > 0
+    assert record["largest_mib"] > 10
+    assert max(record["tenths_mib"]) == record["together_mib"] > 5
+    assert page == f"Before\n{limits.BEGIN}\n{limits.table([record])}\n{limits.END}\nAfter\n"
+    assert "| 300 pairs of 2 to 6 words prepared | `scomoe-prepare` |" in page
+
+
+@pytest.mark.slow
+def test_all_limits_are_measured(monkeypatch, tmp_path):
+    records, _ = run_limits(monkeypatch, tmp_path)
+    assert list(dict.fromkeys(record["case"] for record in records)) == list(CASES)
+
+
+def test_the_page_of_limits_has_the_table_of_what_was_measured():
+    records = json.loads((RESULTS / "limits.json").read_text())["records"]
+    assert limits.table(records) in (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+
+
+def test_the_memory_of_a_command_is_seen_while_it_has_it(tmp_path):
+    statement = ["-n1", "-r1", "-s", "import time", "x = b'x' * (100 << 20); time.sleep(0.5)"]
+    usage = measure_command(["timeit", *statement, "del x; time.sleep(0.7)"], tmp_path / "log")
+    assert 100 < usage.together_mib < usage.largest_mib + 5 < 150
+    assert usage.tenths_mib[-1] < 50  # which it has given back
+    with pytest.raises(SystemExit, match="timeit ended with 1"):
+        measure_command(["timeit", "1 / 0"], tmp_path / "log")

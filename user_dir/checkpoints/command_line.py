@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from user_dir.checkpoints.files import open_checkpoint
+from user_dir.checkpoints.hydra_command import checkpoint_options
 from user_dir.checkpoints.resuming import LAST, check_start
 from user_dir.errors import UserError
 
@@ -46,9 +47,22 @@ def check_command(arguments: Sequence[str]) -> None:
 
     Raises:
         UserError: it must not be loaded; the message names flag and file.
+        SystemExit: the same, in fairseq-hydra-train.
     """
     if _is_fairseqs(arguments):
         check_checkpoints(arguments[1:])
+    elif (options := checkpoint_options(arguments)) is not None:
+        try:
+            check_start(options)
+        except UserError as error:  # of which hydra would print the way through the code
+            print(f"fairseq-hydra-train: error: {_as_overrides(error)}", file=sys.stderr)
+            sys.exit(2)
+
+
+def _as_overrides(error: UserError) -> str:
+    """A sentence on an option, which has another name there."""
+    flag, _, rest = str(error).partition(" ")
+    return f"checkpoint.{flag.removeprefix('--').replace('-', '_')} {rest}"
 
 
 def _is_fairseqs(arguments: Sequence[str]) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 
 from user_dir.errors import UserError
 
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,3}")
+# Whatever `scomoe-prepare` takes for one, and what others write with hyphens.
+_LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(-[A-Za-z0-9]{1,8}){0,3}")
 _MOST_LANGUAGES = 10_000
 _ENTRY = re.compile(r".* -?[0-9]+( #fairseq:overwrite)?", re.DOTALL)
 _DICTIONARIES = ("source_dict", "target_dict", "fixed_dictionary")
@@ -39,7 +40,7 @@ def check_named_files(options: Mapping[str, Any]) -> None:
 
 
 def is_language(text: str) -> bool:
-    """Whether it looks as the codes of languages do, such as de, zh_CN or deu_Latn."""
+    """Whether it looks as names of languages do, such as de, zh_CN, deu_Latn or german."""
     return _LANGUAGE.fullmatch(text) is not None
 
 
