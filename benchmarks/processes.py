@@ -4,6 +4,7 @@ The largest process is the kernel's own figure. What all of them take together i
 pages count once (PSS), and what comes and goes between two samples is missed.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -20,6 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 _TENTHS = 10
+# A process has at least the peak of the one that it was forked from: this one is small.
+_LAUNCHER_CODE = """
+import json, resource, subprocess, sys
+status = subprocess.run(sys.argv[2:]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    json.dump([status, used.ru_utime + used.ru_stime, used.ru_maxrss], file)
+"""
 
 
 @dataclass(frozen=True)
@@ -52,10 +61,12 @@ def measure_command(command: Sequence[object], log: Path, *, every: float = 0.25
     Raises:
         SystemExit: it failed; its last lines are in the message.
     """
+    told = log.with_suffix(".usage")
+    launcher = [sys.executable, "-S", "-c", _LAUNCHER_CODE, str(told)]
     start = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", *map(str, command)],
+            [*launcher, sys.executable, "-m", *map(str, command)],
             cwd=ROOT,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -64,18 +75,18 @@ def measure_command(command: Sequence[object], log: Path, *, every: float = 0.25
             start_new_session=True,
         )
         sampler = _Sampler(process.pid, every)
-        # The process is known to the kernel alone: `wait` would not tell of its memory.
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process.wait()
     seconds = time.monotonic() - start
     samples = sampler.end()
-    if process.returncode:
+    status, processor_seconds, largest_kib = json.loads(told.read_text())
+    told.unlink()
+    if status:
         tail = log.read_text(encoding="utf-8")[-2000:]
-        sys.exit(f"{command[0]} ended with {process.returncode}\n{tail}")
+        sys.exit(f"{command[0]} ended with {status}\n{tail}")
     return Usage(
         seconds,
-        used.ru_utime + used.ru_stime,
-        used.ru_maxrss / 1024,
+        processor_seconds,
+        largest_kib / 1024,
         max((mib for _, mib in samples), default=0.0),
         _most_in_tenths(samples, seconds),
     )
@@ -88,7 +99,7 @@ def _environment() -> dict[str, str]:
 
 
 class _Sampler:
-    """Looks at the processes of a session from a thread."""
+    """Looks at the processes of a session, but for its first, from a thread."""
 
     def __init__(self, session: int, every: float) -> None:
         self._session, self._every = session, every
@@ -118,7 +129,7 @@ def _processes_of(session: int) -> Iterator[Path]:
         with suppress(OSError, IndexError):
             # After the name, which may hold anything: state, parent, group, session.
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session:
+            if int(fields[3]) == session != int(folder.name):
                 yield folder
 
 

@@ -66,13 +66,14 @@ def read_texts(log: StageLog, plan: Plan, reading: Reading) -> list[PairText]:
 
 
 class _Reader:
-    """The stages of each pair; an object, because its methods go to other processes."""
+    """The stages of each pair; their work goes to other processes."""
 
     def __init__(self, plan: Plan, reading: Reading) -> None:
         self.plan, self.reading = plan, reading
         # Several pairs go side by side; a single one is divided among the workers.
         workers = plan.given.workers
         self.outer, self.inner = (workers, 1) if len(reading.texts) > 1 else (1, workers)
+        self._known: dict[str, frozenset[int]] = {}
 
     def held_out_stage(self, pair: Pair) -> Stage:
         """The sets that are not trained on, and which sentences are in them."""
@@ -123,11 +124,15 @@ class _Reader:
         return facts
 
     def _write_training(self, pair: Pair) -> Facts:
-        held_out, in_tests = (
-            read_hashes(self._hashes(kind, other) for other in self.reading.texts)
-            for kind in ("held_out", "test")
-        )
+        held_out, in_tests = map(self._hashes_of_all, ("held_out", "test"))
         return self._write_cleaned(pair, "train", held_out=held_out, in_tests=in_tests)
+
+    def _hashes_of_all(self, kind: str) -> frozenset[int]:
+        # Once a process, not once a pair: every pair has a file.
+        if kind not in self._known:
+            files = (self._hashes(kind, other) for other in self.reading.texts)
+            self._known[kind] = read_hashes(files)
+        return self._known[kind]
 
     def _write_cleaned(
         self,

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import shutil
 import time
@@ -17,6 +18,8 @@ from user_dir.text.whole_output import write_whole
 
 Facts = dict[str, Any]
 
+# A setting that is longer is compared by its hash: of a thousand pairs it tells of all in each.
+_MOST_CHARACTERS = 1000
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -83,8 +86,7 @@ class StageLog:
             marker = json.loads(self._marker(stage).read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        settings = json.loads(json.dumps(stage.settings))
-        before = marker["settings"]
+        settings, before = _brief(stage.settings), _brief(marker["settings"])
         changed = sorted(
             name for name in before | settings if before.get(name) != settings.get(name)
         )
@@ -160,7 +162,7 @@ class StageLog:
             for path in _files([*stage.outputs, *stage.uses])
         }
         marker = {
-            "settings": stage.settings,
+            "settings": _brief(stage.settings),
             "files": files,
             "facts": facts,
             "seconds": round(seconds, 1),
@@ -185,9 +187,20 @@ class StageLog:
         )
 
 
+def _brief(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a marker holds them, whether they come from one or not."""
+    texts = {name: json.dumps(value, sort_keys=True) for name, value in settings.items()}
+    return {
+        name: json.loads(text)
+        if len(text) <= _MOST_CHARACTERS
+        else f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+        for name, text in texts.items()
+    }
+
+
 @dataclass(frozen=True)
 class _Worker:
-    """Runs one of the stages; an object, because it goes to another process."""
+    """Runs one of the stages, in another process."""
 
     log: StageLog
     stages: Sequence[Stage]

@@ -34,10 +34,10 @@ def map_in_order(
     if workers == 1:
         yield from map(function, items)
         return
-    with _pool(workers) as pool:
+    with _pool(function, workers) as pool:
         waiting: deque[Future[Result]] = deque()
         for item in items:
-            waiting.append(pool.submit(function, item))
+            waiting.append(pool.submit(_work, item))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -55,8 +55,8 @@ def map_as_done(
         for item in items:
             yield item, function(item)
         return
-    with _pool(min(workers, max(len(items), 1))) as pool:
-        futures: dict[Future[Result], Item] = {pool.submit(function, item): item for item in items}
+    with _pool(function, min(workers, max(len(items), 1))) as pool:
+        futures: dict[Future[Result], Item] = {pool.submit(_work, item): item for item in items}
         error: BaseException | None = None
         for future in as_completed(futures):
             if future.cancelled():
@@ -72,10 +72,13 @@ def map_as_done(
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # fork: a worker started afresh would import torch, which takes seconds.
+def _pool(function: Callable[[Any], Any], workers: int) -> Iterator[ProcessPoolExecutor]:
+    # fork: a worker started afresh would import torch, which takes seconds. It also has the
+    # function already, which need not travel, with all that it knows, along with every item.
     context = multiprocessing.get_context("fork")
-    executor: Any = ProcessPoolExecutor(workers, mp_context=context, initializer=_as_worker)
+    executor: Any = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_as_worker, initargs=(function,)
+    )
     try:
         yield executor
     except BrokenProcessPool:
@@ -92,7 +95,18 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         executor.shutdown(cancel_futures=True)
 
 
-def _as_worker() -> None:
+# Of a worker: what it does with every item.
+_function: Callable[[Any], Any] | None = None
+
+
+def _work(item: Any) -> Any:
+    assert _function is not None
+    return _function(item)
+
+
+def _as_worker(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
     # The parent ends its workers; what it does on a signal is not theirs to repeat.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,6 @@
 import errno
+import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -59,6 +61,20 @@ def test_other_settings_are_refused_unless_overwritten(tmp_path, said):
         start(tmp_path / "out", said).run(changed)
     assert path.read_text() == "abc"
     assert start(tmp_path / "out", said, overwrite=True).run(changed) == {"length": 4}
+
+
+def test_long_settings_are_compared_but_not_written_out(tmp_path, said):
+    path, marker = tmp_path / "out/work/a", tmp_path / "out/work/stages/a.json"
+    files = [f"train.en-{number}" for number in range(1000)]
+    stage = Stage("a", {"files": files}, [path], partial(write, path, "abc"))
+    start(tmp_path / "out", said).run(stage)
+    assert marker.stat().st_size < 1000
+    assert start(tmp_path / "out", said).facts(stage) == {"length": 3}
+    with pytest.raises(UserError, match=r"other settings \(files; stage a\)"):
+        start(tmp_path / "out", said).run(replace(stage, settings={"files": files[:-1]}))
+    # As earlier versions wrote it.
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "settings": stage.settings}))
+    assert start(tmp_path / "out", said).facts(stage) == {"length": 3}
 
 
 def test_a_failed_stage_leaves_nothing_and_the_others_stay(tmp_path, said):

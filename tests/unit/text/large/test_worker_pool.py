@@ -53,3 +53,17 @@ def test_a_workers_error_is_raised_here(mapping, workers):
 def test_a_killed_worker_ends_the_work_with_a_sentence(mapping):
     with pytest.raises(UserError, match="worker process was killed"):
         list(mapping(die, [1, 2, 3], workers=2))
+
+
+@pytest.mark.parametrize("mapping", [map_in_order, map_as_done])
+def test_the_function_does_not_travel_with_every_item(mapping):
+    class Known:
+        """What a worker has from the beginning: it cannot be pickled, nor need it be."""
+
+        def __call__(self, number):
+            return number * number
+
+        def __reduce__(self):
+            raise AssertionError("it was pickled")
+
+    assert len(list(mapping(Known(), [1, 2, 3], workers=2))) == 3
