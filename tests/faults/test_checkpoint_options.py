@@ -14,7 +14,7 @@ from tests.support.checkpoints import (
     translate_with,
     with_options,
 )
-from tests.support.commands import run
+from tests.support.commands import ROOT, run
 from user_dir.checkpoints.command_line import check_command
 from user_dir.checkpoints.options.check import check_options
 from user_dir.checkpoints.options.named_files import check_named_files
@@ -89,6 +89,31 @@ def test_commands_of_fairseq_refuse_code_in_an_option(name, hostile, mark, tmp_p
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"fairseq-{name}: error: {arguments[-1]} ({hostile}): its option adap")
+    assert not mark.exists()
+
+
+def test_overrides_of_hydra_are_checked(hostile, capsys):
+    arguments = ["common.user_dir=user_dir", f"checkpoint.restore_file={hostile}"]
+    with pytest.raises(SystemExit, match="2"):
+        check_command(["/somewhere/fairseq_cli/hydra_train.py", *arguments])
+    line = capsys.readouterr().err
+    assert line.startswith(f"fairseq-hydra-train: error: checkpoint.restore_file ({hostile}): its")
+
+
+@pytest.mark.slow
+def test_fairseq_hydra_train_refuses_code_in_an_option(hostile, mark, tmp_path):
+    data, *_ = DATA
+    command = [sys.executable, "-m", "fairseq_cli.hydra_train", f"hydra.run.dir={tmp_path}"]
+    command += [f"common.user_dir={ROOT / 'user_dir'}", "common.cpu=true"]
+    options = {"task._name": "scomoe_translation", "task.data": data, "task.source_lang": "en"}
+    options |= {"task.target_lang": "de", "model._name": "scomoe_tiny"}
+    options |= {"criterion._name": "moe_cross_entropy", "optimizer._name": "moe_adam"}
+    command += [f"++{name}={value}" for name, value in options.items()]
+    command += ["dataset.max_tokens=128"]
+    done = run([*command, f"checkpoint.restore_file={hostile}"], check=False)
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"fairseq-hydra-train: error: checkpoint.restore_file ({hostile}): its")
     assert not mark.exists()
 
 
