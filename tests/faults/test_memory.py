@@ -1,5 +1,8 @@
 """Where memory runs out a command ends with a sentence, in workers and in the first process."""
 
+import gc
+from functools import partial
+
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from user_dir.cli.command import run_command
 from user_dir.cli.prepare import main as prepare
 from user_dir.text.large import binarising
 from user_dir.translation.engine import Engine
+from user_dir.translation.translator import Translator
 
 CHECKPOINT = FIXTURE / "checkpoint.pt"
 ON_A_CPU = (
@@ -56,6 +60,18 @@ def test_translation_says_what_takes_less_memory(monkeypatch, capsys):
     line = one_error(capsys)
     assert line.startswith("scomoe-translate: error: out of memory ([enforce fail")
     assert "lines at once; try a smaller --max-tokens or --batch-size" in line
+
+
+def test_translating_more_leaves_nothing_behind():
+    lines = (FIXTURE / "source.en").read_text(encoding="utf-8").splitlines()
+    load = partial(Translator.load, CHECKPOINT, data=FIXTURE / "bin", pre_tokenized=True, cpu=True)
+    counts = []
+    with load(beam=2, max_len_b=9) as translator:
+        for _ in range(4):
+            translator.translate(lines)
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+    assert counts[3] - counts[1] < len(lines)  # not even one object a line, in two rounds
 
 
 def _out_of_memory(*_: object) -> None:
