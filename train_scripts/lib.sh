@@ -286,19 +286,20 @@ under_slurm() {
 }
 
 # run_until_done LOG COMMAND...: runs it and adds what it prints to LOG; a signal to this script
-# reaches it. Under Slurm a signal means that the time is nearly up or the job is preempted: when
+# reaches it. Ctrl-C asks it to save and end, a second one ends it; then the status is 130. Under Slurm a signal means that the time is nearly up or the job is preempted: when
 # the command has saved and ended, the job is requeued.
 run_until_done() {
   local log="$1" output writer pid status
   shift
-  signalled='' interrupted=false
+  signalled='' interrupted=false pressed=0
   exec {output}> >(exec tee --ignore-interrupts --append -- "$log")
   writer=$!
   "$@" >&"$output" 2>&1 &
   pid=$!
   exec {output}>&-
   trap 'pass_on USR1' USR1
-  trap 'pass_on TERM' TERM INT # a background process ignores INT
+  trap 'pass_on TERM' TERM
+  trap press INT # which a background process ignores
   while :; do
     status=0
     wait "$pid" || status=$?
@@ -308,8 +309,19 @@ run_until_done() {
   done
   trap - USR1 TERM INT
   wait "$writer"
+  ((pressed == 0)) || return 130
   [[ ! $signalled ]] || ! under_slurm || requeue
   return "$status"
+}
+
+press() {
+  pressed=$((pressed + 1))
+  if ((pressed == 1)); then
+    printf '%s: interrupted: saving, then ending; Ctrl-C again ends at once\n' "$script_name" >&2
+    pass_on USR1
+  else
+    pass_on TERM
+  fi
 }
 
 # pass_on SIGNAL: under Slurm always as USR1: training saves then as well, and at TERM srun would

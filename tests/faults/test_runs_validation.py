@@ -9,6 +9,8 @@ import torch
 import user_dir  # noqa: F401 - lets the safe loader read fairseq checkpoints
 from tests.support.commands import module, run, train_arguments, updates_of
 from tests.support.running import running
+from user_dir.cli import train
+from user_dir.training import stopping
 
 # Training whose validation takes long.
 SLOW_VALIDATION = """
@@ -53,3 +55,15 @@ def test_what_was_trained_is_saved_before_and_validated_afterwards(
     assert best["extra_state"]["train_iterator"] == saved["extra_state"]["train_iterator"]
     for name, tensor in saved["model"].items():
         assert torch.equal(tensor, best["model"][name])
+
+
+def test_asked_to_stop_before_the_first_update_there_is_nothing_to_save(
+    small_corpus, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(stopping, "_is_requested", True)
+    monkeypatch.setattr(stopping, "_is_agreed", False)
+    caplog.set_level("INFO")
+    arguments = [str(part) for part in train_arguments(small_corpus / "bin", tmp_path)]
+    assert train.main(arguments) == 0
+    assert "asked to stop: ending before the first update" in caplog.text
+    assert not list(tmp_path.glob("*.pt"))
