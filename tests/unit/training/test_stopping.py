@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -80,8 +82,24 @@ class Pressed:
         return self.process.returncode, out, errors
 
 
-def test_the_first_asks_and_the_second_ends_at_once():
-    run = Pressed("-c", ALONE)
+@pytest.fixture
+def start() -> Iterator[Callable[..., Pressed]]:
+    """Starts a command, of which nothing is left after the test."""
+    started = []
+
+    def one(*command: str, **variables: str) -> Pressed:
+        started.append(Pressed(*command, **variables))
+        return started[-1]
+
+    yield one
+    for run in started:
+        with suppress(ProcessLookupError):
+            os.killpg(run.process.pid, signal.SIGKILL)
+        run.process.communicate()
+
+
+def test_the_first_asks_and_the_second_ends_at_once(start):
+    run = start("-c", ALONE)
     run.wait_for("ready")
     run.press()
     run.wait_for("asked True")
@@ -92,10 +110,10 @@ def test_the_first_asks_and_the_second_ends_at_once():
     assert len(errors.splitlines()) == 1
 
 
-def test_before_training_the_first_ends_at_once():
+def test_before_training_the_first_ends_at_once(start):
     script = "import sys; from user_dir.cli.train import main; sys.exit(main(['data']))"
     # Python says on standard error what it imports, of which torch takes seconds.
-    run = Pressed("-X", "importtime", "-c", script)
+    run = start("-X", "importtime", "-c", script)
     while "torch._C" not in run.process.stderr.readline():
         pass
     run.press()
@@ -106,29 +124,29 @@ def test_before_training_the_first_ends_at_once():
 
 
 @pytest.fixture
-def child(tmp_path: Path) -> str:
-    """The folder of the module that the parent starts."""
+def several(start, tmp_path: Path) -> Callable[[str], Pressed]:
+    """Two processes and their parent, of which all have been told of Ctrl-C."""
     (tmp_path / "a_child.py").write_text(CHILD)
-    return str(tmp_path)
+
+    def started(kind: str) -> Pressed:
+        run = start("-c", PARENT, "a_child", KIND=kind, PYTHONPATH=f"{ROOT}:{tmp_path}")
+        run.wait_for("ready", times=2)
+        run.press()
+        return run
+
+    return started
 
 
-def several(folder: str, kind: str) -> Pressed:
-    run = Pressed("-c", PARENT, "a_child", KIND=kind, PYTHONPATH=f"{ROOT}:{folder}")
-    run.wait_for("ready", times=2)
-    run.press()
-    return run
-
-
-def test_several_processes_are_asked_once(child: str):
-    run = several(child, "quick")
+def test_several_processes_are_asked_once(several):
+    run = several("quick")
     status, out, errors = run.end()
     assert (status, out) == (130, "asked\nasked\nsaved\nsaved\n")
     assert errors.count(SAVING) == 1
     assert len(errors.splitlines()) == 1
 
 
-def test_a_second_ends_several_at_once(child: str):
-    run = several(child, "slow")
+def test_a_second_ends_several_at_once(several):
+    run = several("slow")
     run.wait_for("asked", times=2)
     run.press()
     status, out, errors = run.end()
@@ -138,9 +156,9 @@ def test_a_second_ends_several_at_once(child: str):
     assert second.startswith(NOT_SAVED)
 
 
-def test_those_that_cannot_be_asked_are_ended(child: str):
+def test_those_that_cannot_be_asked_are_ended(several):
     """They have not begun to train, or the criterion is one through which none can agree."""
-    status, out, errors = several(child, "deaf").end()
+    status, out, errors = several("deaf").end()
     assert (status, out) == (130, "")
     assert errors.count(NOT_SAVED) == 1
     assert len(errors.splitlines()) == 1
