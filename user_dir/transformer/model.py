@@ -8,6 +8,7 @@ from copy import copy
 import torch
 from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig, TransformerModel, base_architecture
+from omegaconf import open_dict
 from torch import Tensor
 
 from user_dir.checkpoints.fitting import (
@@ -63,7 +64,7 @@ class ScomoeModel(TransformerModel):
     def build_model(cls, args, task):
         """Build the model; writes the resolved layout into ``args``, which the checkpoint keeps."""
         if not isinstance(args, Namespace):  # fairseq-hydra-train
-            args = Namespace(**args)
+            return cls._build_for_hydra(args, task)
         base_architecture(args)
         config = MoeConfig.from_args(args)
         if not config.has_moe:
@@ -96,6 +97,15 @@ class ScomoeModel(TransformerModel):
             model.spread_experts = SpreadExperts(model, topology)
         if not is_from_checkpoint:
             check_start_fits(model, vars(args))
+        return model
+
+    @classmethod
+    def _build_for_hydra(cls, config, task):
+        """Build from the `model` part of a configuration, which the checkpoint keeps instead."""
+        args = Namespace(**config)
+        model = cls.build_model(args, task)
+        with open_dict(config):
+            config.update(vars(args))
         return model
 
     @classmethod
