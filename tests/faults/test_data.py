@@ -34,11 +34,17 @@ def garble(path: Path) -> None:
     path.write_bytes(b"\xff" + path.read_bytes())
 
 
+def remove(path: Path) -> None:
+    for one in path.parent.glob(f"{path.name.partition('.')[0]}.*.*.*"):
+        one.unlink()
+
+
 @pytest.mark.parametrize(
     ("command", "name", "damage", "message"),
     [
         (OURS, "train.de-en.en.bin", cut, "train.de-en.en.bin is cut off"),
         (STOCK, "valid.de-en.de.idx", cut, "valid.de-en.de.idx is cut off or damaged"),
+        (STOCK, "valid.de-en.de.idx", remove, "there is no valid set of these languages in"),
     ],
 )
 def test_training_ends_with_a_sentence_and_status_2(

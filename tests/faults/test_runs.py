@@ -54,6 +54,21 @@ def test_a_finished_run_says_so_and_changes_nothing(small_corpus, tmp_path):
     assert before == (last.read_bytes(), last.stat().st_mtime_ns)
 
 
+@pytest.mark.parametrize("is_debugging", [False, True])
+def test_what_fairseq_refuses_before_training_is_a_sentence(
+    small_corpus, tmp_path, capfd, is_debugging
+):
+    arguments = [str(part) for part in train_arguments(small_corpus / "bin", tmp_path)]
+    arguments += ["--encoder-attention-heads", "3", "--no-save"]
+    assert train.main([*arguments, *["--debug"] * is_debugging]) == 2
+    errors = capfd.readouterr().err
+    assert ("Traceback" in errors) == is_debugging
+    assert errors.splitlines()[-1].startswith(
+        "scomoe-train: error: fairseq cannot begin with these options and data: AssertionError: "
+        "embed_dim must be divisible by num_heads (fairseq/modules/multihead_attention.py:"
+    )
+
+
 def test_two_runs_do_not_share_a_folder(small_corpus, tmp_path):
     command = [*module("train"), *train_arguments(small_corpus / "bin", tmp_path), *SHORT]
     with held_save_folder(tmp_path):

@@ -38,6 +38,15 @@ def test_a_mistake_in_the_options_imports_neither(command: str) -> None:
     assert call(command, "--beam", "none").stderr.splitlines()[-1] == "status 2, imported: []"
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--moe-expert-cout", "8"], ["--arch", "scomoe"], ["--processes", "two"]]
+)
+def test_nor_does_one_in_those_of_a_run(arguments: list[str]) -> None:
+    errors = call("train", "no/such/data", *arguments).stderr.splitlines()
+    assert errors[-2].startswith("scomoe-train: error: ")
+    assert errors[-1] == "status 2, imported: []"
+
+
 @pytest.mark.parametrize("order", ["fairseq, user_dir", "user_dir, fairseq, user_dir.register"])
 def test_the_package_registers_where_fairseq_is(order: str) -> None:
     """The first is what `--user-dir` does, the second what our commands do."""

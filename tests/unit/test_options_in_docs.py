@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
+from user_dir import register  # noqa: F401 - fairseq must know our names
 from user_dir.fast_moe.config import MoeConfig
 from user_dir.training.criterion import MoeCrossEntropyConfig
 from user_dir.transformer.model import ScomoeModel

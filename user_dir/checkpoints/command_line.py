@@ -23,14 +23,14 @@ def end_with_sentences(arguments: Sequence[str]) -> None:
     Args:
         arguments: of the process, its own name included.
     """
-    if not _is_fairseqs(arguments):
+    if not is_fairseqs(arguments):
         return
     name = Path(arguments[0]).stem
     command = name if name.startswith("fairseq") else f"fairseq-{name}"
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, UserError):
+        if not isinstance(error, (UserError, OSError)):
             before(kind, error, trace)
             return
         print(f"{command}: error: {error}", file=sys.stderr)
@@ -49,7 +49,7 @@ def check_command(arguments: Sequence[str]) -> None:
         UserError: it must not be loaded; the message names flag and file.
         SystemExit: the same, in fairseq-hydra-train.
     """
-    if _is_fairseqs(arguments):
+    if is_fairseqs(arguments):
         check_checkpoints(arguments[1:])
     elif (options := checkpoint_options(arguments)) is not None:
         try:
@@ -65,7 +65,7 @@ def _as_overrides(error: UserError) -> str:
     return f"checkpoint.{flag.removeprefix('--').replace('-', '_')} {rest}"
 
 
-def _is_fairseqs(arguments: Sequence[str]) -> bool:
+def is_fairseqs(arguments: Sequence[str]) -> bool:
     """Whether it is a command that takes plugins; ours check what they load when they do."""
     name, *given = arguments or [""]
     # While `python -m` imports the package of the module that it runs, that is the name.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from user_dir.checkpoints.files import open_checkpoint
 from user_dir.checkpoints.options.check import add_trust_option
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.errors import UserError
 from user_dir.option_values import positive
 from user_dir.text.whole_output import whole_file
@@ -24,7 +24,7 @@ _NAMES = {
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/translating.md describes them with examples."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser = CommandParser(prog=COMMAND, description=__doc__)
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--inputs", nargs="+", type=Path, metavar="CKPT", help="checkpoints")
     origin.add_argument("--save-dir", type=Path, help="the folder of the run, for --last")
@@ -44,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: _average(args))
+    return run_command(COMMAND, lambda: _average(args), debug=args.debug)
 
 
 def _average(args: argparse.Namespace) -> None:

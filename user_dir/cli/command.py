@@ -1,21 +1,54 @@
-"""How a command ends: its exit status, its error and warning sentences, its standard streams."""
+"""How a command takes its options and how it ends: status, sentences, standard streams."""
 
+import argparse
+import difflib
 import io
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NoReturn
 
 from user_dir.errors import UserError, is_out_of_memory, reason_of
 
 
+class CommandParser(argparse.ArgumentParser):
+    """argparse's, which knows --debug, and for what it does not know the nearest that it does."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.add_argument(
+            "--debug",
+            action="store_true",
+            help="show the stack trace of an error beside its sentence",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """argparse's words, and what may have been meant."""
+        unknown = re.fullmatch(r"unrecognized arguments: (-\S*?)(=.*|\s.*)?", message, re.DOTALL)
+        if unknown:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(unknown[1], known, n=1)
+            message += f"; did you mean {near[0]}?" if near else "; --help lists the options"
+        super().error(message)
+
+
 def run_command(
-    command: str, work: Callable[[], None], *, memory_cure: str = "use a machine with more"
+    command: str,
+    work: Callable[[], None],
+    *,
+    debug: bool = False,
+    memory_cure: str = "use a machine with more",
 ) -> int:
     """Run the work; what a user can mend gives one sentence and status 2.
 
     That is a mistake, a failing disk, or too little memory, with what would do then.
+
+    Args:
+        debug: show the stack trace before the sentence.
     """
     # SIGTERM would end Python without cleaning up; as an exception it ends workers and removes
     # unfinished files.
@@ -28,6 +61,8 @@ def run_command(
     except BrokenPipeError:  # as of `| head`: whoever reads has what they want
         return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:
+        if debug:
+            traceback.print_exc()
         print(f"{command}: error: {error}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:

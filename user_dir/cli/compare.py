@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.errors import UserError
 from user_dir.option_values import positive
 from user_dir.text.pairs import Pair
@@ -27,7 +27,7 @@ COMMAND = "scomoe-compare"
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/translating.md describes them with examples."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -51,7 +51,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: _compare(args))
+    return run_command(COMMAND, lambda: _compare(args), debug=args.debug)
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.errors import UserError
 from user_dir.text.pairs import Pair, parse_directions
 from user_dir.text.scoring.evaluation_folder import GIVEN_SET, open_folder
@@ -57,7 +57,7 @@ COMMAND = "scomoe-evaluate"
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/translating.md describes them with examples."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_model_options(parser)
@@ -113,7 +113,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: _evaluate(args))
+    return run_command(COMMAND, lambda: _evaluate(args), debug=args.debug)
 
 
 def _evaluate(args: argparse.Namespace) -> None:

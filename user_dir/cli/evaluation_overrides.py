@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from user_dir.checkpoints.files import model_options, open_checkpoint
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.option_values import finite_number
 
 COMMAND = "evaluation_overrides"
@@ -18,7 +18,7 @@ COMMAND = "evaluation_overrides"
 
 def get_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser = CommandParser(prog=COMMAND, description=__doc__)
     add = parser.add_argument
     add("--path", required=True, help="checkpoint")
     add("--capacity", type=finite_number(), help="slots of an expert, as a share of the tokens")
@@ -32,7 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: print(_overrides(args)))
+    return run_command(COMMAND, lambda: print(_overrides(args)), debug=args.debug)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:

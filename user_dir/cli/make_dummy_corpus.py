@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.option_values import count, positive
 from user_dir.text.whole_output import new_folder
 
@@ -24,7 +24,7 @@ _SETTINGS = "dummy.json"
 
 def get_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser = CommandParser(prog=COMMAND, description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder to write")
     add("--sentences", type=positive, default=100_000, help="training pairs (%(default)s)")
@@ -38,11 +38,11 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: _make(args))
+    return run_command(COMMAND, lambda: _make(args), debug=args.debug)
 
 
 def _make(args: argparse.Namespace) -> None:
-    settings = {name: value for name, value in vars(args).items() if name != "out"}
+    settings = {name: value for name, value in vars(args).items() if name not in ("out", "debug")}
     text = json.dumps(settings, sort_keys=True) + "\n"
     known = args.out / "bin" / _SETTINGS
     was_made = known.is_file()

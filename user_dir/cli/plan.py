@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.cli.plan_options import DESCRIPTION, add_options
 from user_dir.errors import UserError
 from user_dir.text.scoring.tables import format_table
@@ -23,7 +23,7 @@ _RATES = ("gbit_between", "gbit_within", "memory_gib", "memory_gbytes_per_s")
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/planning.md describes them with examples."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=COMMAND, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from user_dir.cli.plan_probe import launch
 
         return launch(args, arguments, lambda machine: _say(args, machine))
-    return run_command(COMMAND, lambda: _plan(args))
+    return run_command(COMMAND, lambda: _plan(args), debug=args.debug)
 
 
 def _plan(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.cli.preparing.first_stages import Reading, read_texts
 from user_dir.cli.preparing.large_corpus import file_identity, is_finished, run_last_stages
 from user_dir.cli.preparing.large_options import MEMORY_CURE, LargeOptions, add_large_options
@@ -28,7 +28,7 @@ COMMAND = "scomoe-prepare"
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/your-own-text.md shows them at work."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -106,7 +106,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: _prepare(args), memory_cure=MEMORY_CURE)
+    return run_command(COMMAND, lambda: _prepare(args), debug=args.debug, memory_cure=MEMORY_CURE)
 
 
 def _prepare(args: argparse.Namespace) -> None:

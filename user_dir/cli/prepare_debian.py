@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.cli.preparing.prepared_folder import add_output_options, step
 from user_dir.cli.preparing.small_corpus import write_prepared_folder
 from user_dir.option_values import count, positive, whole_number
@@ -28,7 +28,7 @@ COMMAND = "prepare_debian"
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/debian.md describes what is written."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser = CommandParser(prog=COMMAND, description=__doc__)
     add_output_options(parser, vocab_size=16_000, vocab_size_help="16000")
     add = parser.add_argument
     origin = parser.add_mutually_exclusive_group()
@@ -65,7 +65,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: _prepare(args))
+    return run_command(COMMAND, lambda: _prepare(args), debug=args.debug)
 
 
 def _prepare(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.cli.preparing.prepared_folder import step
 from user_dir.errors import CorpusError
 from user_dir.option_values import positive, whole_number
@@ -23,7 +23,7 @@ COMMAND = "prepare_gnome"
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/debian.md describes what is written."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser = CommandParser(prog=COMMAND, description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder to write")
     add(
@@ -59,7 +59,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: _prepare(args))
+    return run_command(COMMAND, lambda: _prepare(args), debug=args.debug)
 
 
 def _prepare(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.errors import UserError
 from user_dir.option_values import count
 from user_dir.text.scoring.evaluation_folder import read_evaluation
@@ -31,7 +31,7 @@ _FORMATS = ("svg", "png", "pdf")
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/report.md describes them with examples."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
     is_text = args.text or (not args.runs and bool(args.evaluation))
-    return run_command(COMMAND, lambda: _summarise(args) if is_text else _write_page(args))
+    return run_command(
+        COMMAND, lambda: _summarise(args) if is_text else _write_page(args), debug=args.debug
+    )
 
 
 def _write_page(args: argparse.Namespace) -> None:

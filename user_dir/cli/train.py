@@ -8,49 +8,41 @@ Several processes come from --processes N (on this machine), from torchrun or fr
 import os
 import signal
 import sys
-from argparse import ArgumentTypeError
+import traceback
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from user_dir.errors import UserError
 from user_dir.option_values import finite_number, positive
+from user_dir.training.failures import OfOneProcess
 from user_dir.training.launch import Place, find_place, take_place
 from user_dir.training.local_processes import INTERRUPTION, spawn_local, tell_end
+from user_dir.training.option_help import (
+    DEFAULT_TIMEOUT_MINUTES,
+    option_parser,
+    print_all_options,
+)
 from user_dir.training.stopping import INTERRUPTED, ended_by_interrupts, is_interrupted
+from user_dir.training.usage import check_usage, option_strings, sentence_of_parser
 
 T = TypeVar("T")
 
 _TIMEOUT = "--distributed-timeout-minutes"
-# Saving 32 GB at 100 MB/s under three names takes a quarter of an hour, while the others wait.
-_DEFAULT_TIMEOUT_MINUTES = 60.0
-_HELP = """usage: scomoe-train [--processes N] DATA [arguments of fairseq-train]
-
-Trains with the arguments of fairseq-train; --user-dir is added.
-
-  --processes N   train on N processes of this machine, each with its share of the experts
-                  (default: one for each GPU, or one on CPUs)
-  --distributed-timeout-minutes M
-                  end with a sentence when other processes do not answer for so long
-                  (default: 60); must be longer than it takes to save a checkpoint.
-                  At the start they are waited for 10 minutes
-  --trust-checkpoint
-                  start from a checkpoint whose architecture, task or criterion is neither ours nor
-                  one of fairseq's for translation
-
-Under torchrun or srun every task takes its place by itself:
-  torchrun --nproc-per-node 8 -m user_dir.cli.train DATA --arch scomoe_base ...
-  srun --ntasks-per-node 8 scomoe-train DATA --arch scomoe_large ...
-
-`fairseq-train --help --user-dir user_dir --arch scomoe` lists all other arguments.
-"""
+_OWN_SWITCHES = ("--trust-checkpoint", "--debug")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one training process, or start and watch several."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_HELP, end="")
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        option_parser().print_help()
+        return 0
+    if "--help-all" in arguments:
+        from user_dir import register  # noqa: F401
+
+        print_all_options()
         return 0
     with ended_by_interrupts():
         return _run_or_start(arguments)
@@ -60,22 +52,26 @@ def _run_or_start(arguments: Sequence[str]) -> int:
     try:
         num_processes, rest = _take_option(arguments, "--processes", positive)
         given, rest = _take_option(rest, _TIMEOUT, finite_number(least=0.01, most=1e6))
-        timeout_minutes = given or _DEFAULT_TIMEOUT_MINUTES
+        timeout_minutes = given or DEFAULT_TIMEOUT_MINUTES
         place = find_place(os.environ)
+        if place is not None and num_processes is not None:
+            raise UserError(
+                f"--processes {num_processes} was given under {place.launcher}, which started "
+                f"{place.num_processes} processes already; leave --processes out"
+            )
+        if place is None or place.parent is None:  # which has looked at them
+            check_usage(arguments)
         if place is None:
             num_processes = num_processes or _default_processes(rest)
             if num_processes > 1:
                 command = ["user_dir.cli.train", *rest, _TIMEOUT, str(timeout_minutes)]
                 return spawn_local(command, num_processes)
-        elif num_processes is not None:
-            raise UserError(
-                f"--processes {num_processes} was given under {place.launcher}, which started "
-                f"{place.num_processes} processes already; leave --processes out"
-            )
         else:
             take_place(place)
         _train([*rest, *fairseq_arguments(rest, place)], place, timeout_minutes)
     except UserError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
         return tell_end(error, os.environ)
     # One process of several must not seem to have failed while others are still saving.
     return INTERRUPTED if is_interrupted() and place is None else 0
@@ -119,7 +115,7 @@ def _device(place: Place, *, on_cpu: bool) -> int:
         return place.local_index
     num_visible = torch.cuda.device_count()
     if place.local_index >= num_visible and place.launcher != "srun":
-        raise UserError(
+        raise OfOneProcess(
             f"process {place.local_index} of this machine has no GPU of its own, for {num_visible} "
             f"of them can be seen; start {num_visible} processes here, or add --cpu"
         )
@@ -173,23 +169,23 @@ def _train(arguments: list[str], place: Place | None, timeout_minutes: float) ->
 
     # fairseq finds this package imported already, and takes that for registered.
     from user_dir import register  # noqa: F401
-    from user_dir.training.failures import explain
+    from user_dir.training.failures import explain, setting_up
     from user_dir.training.stopping import request_stop_on_signals
 
     trusted = "--trust-checkpoint" in arguments
-    arguments = [one for one in arguments if one != "--trust-checkpoint"]
-    parser = options.get_training_parser()
-    args = options.parse_args_and_arch(parser, input_args=arguments)
-    if args.bf16:
-        args.tpu = False  # fairseq takes --bf16 for a TPU
-    if args.criterion == "moe_cross_entropy":  # through which the processes agree
-        is_child = place is not None and place.parent is not None
-        request_stop_on_signals(
-            interruption=INTERRUPTION if is_child else signal.SIGINT,
-            speaks=place is None or place.process_index == 0,
-        )
-    cfg = convert_namespace_to_omegaconf(args)
+    arguments = [one for one in arguments if one not in _OWN_SWITCHES]
     try:
+        with setting_up():
+            args = _parse(options.get_training_parser(), arguments)
+            if args.bf16:
+                args.tpu = False  # fairseq takes --bf16 for a TPU
+            cfg = convert_namespace_to_omegaconf(args)
+        if args.criterion == "moe_cross_entropy":  # through which the processes agree
+            is_child = place is not None and place.parent is not None
+            request_stop_on_signals(
+                interruption=INTERRUPTION if is_child else signal.SIGINT,
+                speaks=place is None or place.process_index == 0,
+            )
         _run(cfg, place, timeout_minutes, trusted=trusted)
     except Exception as error:
         sentence = explain(
@@ -205,6 +201,17 @@ def _train(arguments: list[str], place: Place | None, timeout_minutes: float) ->
         if torch.distributed.is_initialized():
             # Threads of a group that is still there when Python ends can abort the process.
             torch.distributed.destroy_process_group()
+
+
+def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """fairseq's, with argparse's words turned into a sentence."""
+    from fairseq import options
+
+    def error(message: str) -> NoReturn:
+        raise UserError(sentence_of_parser(message, option_strings(parser)))
+
+    parser.error = error  # type: ignore[method-assign]
+    return options.parse_args_and_arch(parser, input_args=arguments)
 
 
 def _run(cfg, place: Place | None, timeout_minutes: float, *, trusted: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.errors import UserError
 from user_dir.option_values import positive
 from user_dir.text.given_pieces import GivenPieces
@@ -29,7 +29,7 @@ COMMAND = "scomoe-translate"
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/translating.md describes them with examples."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser = CommandParser(prog=COMMAND, description=__doc__)
     add_model_options(parser)
     add = parser.add_argument
     add("--input", metavar="FILE", help="text to translate (default: standard input)")
@@ -74,7 +74,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: _translate(args))
+    return run_command(COMMAND, lambda: _translate(args), debug=args.debug)
 
 
 def _translate(args: argparse.Namespace) -> None:

@@ -8,21 +8,22 @@ from math import inf
 from typing import Any
 
 from user_dir.errors import UserError
+from user_dir.fast_moe.choices import (
+    CLUSTER_KEYS,
+    EXCHANGE_SCHEDULES,
+    EXCHANGES,
+    EXPERT_BACKENDS,
+    EXPERT_GRAD_RULES,
+    GATE_TYPES,
+    INFERENCE_PARTITIONS,
+    INFERENCE_ROUTINGS,
+    PARTITIONS,
+    SCOMOE_TYPES,
+)
 from user_dir.fast_moe.gating.options import GateOptions, require
 from user_dir.fast_moe.layout.reach import Shares
 from user_dir.fast_moe.routing.slots import evaluation_capacity, expert_capacity
 from user_dir.fast_moe.shared_options import SharedOptions
-
-EXPERT_GRAD_RULES = ("world_size", "sqrt_world_size")
-SCOMOE_TYPES = ("none", "seq", "feat", "bottleneck")
-GATE_TYPES = ("softmax", "sigmoid")
-INFERENCE_ROUTINGS = ("greedy", "balanced")
-PARTITIONS = ("quota", "threshold")
-INFERENCE_PARTITIONS = ("threshold", "quota", "everywhere")
-CLUSTER_KEYS = ("scores", "token", "language", "kmeans")
-EXCHANGES = ("direct", "hierarchical")
-EXCHANGE_SCHEDULES = ("overlap", "serial")
-EXPERT_BACKENDS = ("auto", "bmm", "grouped", "fastmoe")
 
 # Types that divide tokens or features by how far they may travel.
 _DIVIDED = ("seq", "feat")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from fairseq import utils
@@ -21,6 +21,12 @@ from user_dir.fast_moe.experts.shared import budget_loss
 from user_dir.fast_moe.gating.balance import BalanceLosses, balance_over_all_ranks
 from user_dir.fast_moe.layout.processes import refuse_unconnected_processes
 from user_dir.training.cluster_metrics import cluster_logging_output, log_cluster_metrics
+from user_dir.training.declared import (
+    GATE_LOSS_COMBINED,
+    GATE_LOSS_TRANSFORM,
+    GATE_LOSS_WEIGHT,
+    STATISTICS_INTERVAL,
+)
 from user_dir.training.metrics import PREFIX, log_moe_metrics, moe_logging_output
 from user_dir.training.stopping import agree, num_requests
 
@@ -29,24 +35,14 @@ from user_dir.training.stopping import agree, num_requests
 class MoeCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfig):
     """Label smoothing as in fairseq, and the weight of the balance losses."""
 
-    moe_gate_loss_wt: float = field(
-        default=0.01,
-        metadata={"help": "weight of the balance loss in the training loss; 0.01 is usual"},
-    )
-    moe_gate_loss_combine_method: ChoiceEnum(["average", "sum"]) = field(  # type: ignore
-        default="average", metadata={"help": "how the balance losses of the layers are combined"}
-    )
-    moe_gate_loss_transform: ChoiceEnum(["none", "neg-log"]) = field(  # type: ignore
-        default="none",
-        metadata={"help": "none; neg-log of fairseq's MoE branch is refused, with the reason"},
-    )
-    moe_statistics_interval: int = field(
-        default=100,
-        metadata={
-            "help": "updates between two records of moe_statistics.jsonl beside the checkpoints, "
-            "which scomoe-report shows; 0: no such file"
-        },
-    )
+    moe_gate_loss_wt: float = GATE_LOSS_WEIGHT.field()
+    moe_gate_loss_combine_method: ChoiceEnum(  # type: ignore
+        GATE_LOSS_COMBINED.choices
+    ) = GATE_LOSS_COMBINED.field()  # noqa: RUF009
+    moe_gate_loss_transform: ChoiceEnum(  # type: ignore
+        GATE_LOSS_TRANSFORM.choices
+    ) = GATE_LOSS_TRANSFORM.field()  # noqa: RUF009
+    moe_statistics_interval: int = STATISTICS_INTERVAL.field()
 
 
 @register_criterion("moe_cross_entropy", dataclass=MoeCrossEntropyConfig)

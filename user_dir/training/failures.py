@@ -1,12 +1,19 @@
 """What ended a run, in a sentence that says what would do."""
 
 import re
+import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from user_dir.errors import UserError, is_out_of_memory, reason_of
 
 
-class OutOfMemory(UserError):
+class OfOneProcess(UserError):
+    """What this process alone has met: of several each says its own."""
+
+
+class OutOfMemory(OfOneProcess):
     """A process of several ran out of memory: the others would pair its batches with wrong ones."""
 
 
@@ -14,10 +21,26 @@ class NotFinite(UserError):
     """Training has diverged."""
 
 
-class LostPeers(UserError):
+class LostPeers(OfOneProcess):
     """Other processes ended, or did not answer in time."""
 
 
+class SetupFailed(Exception):
+    """What fairseq raised before training began, of whatever type; its cause is that."""
+
+
+@contextmanager
+def setting_up() -> Iterator[None]:
+    """Where what fairseq raises is mostly about the options or the data."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise SetupFailed from error
+
+
+_LONGEST = 300  # letters of what fairseq says
 _SILENCE = re.compile(
     r"timed? ?out (waiting|after)|wait timeout|socket timeout|timeout waiting", re.IGNORECASE
 )
@@ -48,12 +71,10 @@ def explain(
             return cause
     for cause in chain:
         if isinstance(cause, OSError) and not isinstance(cause, ConnectionError):
-            return UserError(str(cause))
+            return OfOneProcess(str(cause))
         if is_out_of_memory(cause):
             return out_of_memory(cause, process_index=process_index, num_processes=num_processes)
-    if num_processes == 1:
-        return None
-    for cause in chain:
+    for cause in chain if num_processes > 1 else ():
         if _says(cause, _SILENCE):
             return LostPeers(
                 f"process {process_index} of {num_processes} heard nothing from the others for "
@@ -65,7 +86,22 @@ def explain(
                 f"process {process_index} of {num_processes} lost the connection to another one, "
                 "which has ended; run the same command to resume from the last checkpoint"
             )
+    if isinstance(error, SetupFailed):
+        return _refused_by_fairseq(chain[1])
     return None
+
+
+def _refused_by_fairseq(error: BaseException) -> UserError:
+    """What fairseq says, and where, which tells more where it says little."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno}, {frame.line}"
+    said = " ".join(str(error).split())
+    if len(said) > _LONGEST:
+        said = f"{said[:_LONGEST]} …"
+    return UserError(
+        f"fairseq cannot begin with these options and data: {type(error).__name__}"
+        f"{': ' if said else ''}{said} ({where}); --debug shows more"
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

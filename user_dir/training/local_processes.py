@@ -11,7 +11,7 @@ from pathlib import Path
 
 from user_dir.errors import UserError
 from user_dir.text.leftovers import temporary_folder
-from user_dir.training.failures import LostPeers
+from user_dir.training.failures import LostPeers, OfOneProcess
 from user_dir.training.stopping import INTERRUPTED, tell_end_by_interrupt
 
 # What tells the processes of `spawn_local` that Ctrl-C was pressed. A terminal sends SIGINT to all
@@ -19,6 +19,7 @@ from user_dir.training.stopping import INTERRUPTED, tell_end_by_interrupt
 INTERRUPTION = signal.SIGUSR2
 MENDABLE, LOST_PEERS = 2, 3  # exit statuses: a sentence says what would do; others have ended
 _GRACE_SECONDS = 5.0
+_PRECEDENCE_SECONDS = 5.0
 # Those that lost a peer may go before it: it has a failure to report.
 _MOURNING_SECONDS = 10.0
 
@@ -75,10 +76,17 @@ def spawn_local(
 def tell_end(
     error: UserError, environment: Mapping[str, str], *, command: str = "scomoe-train"
 ) -> int:
-    """Hand the sentence that ends this process to its parent, or print it; returns the status."""
+    """Hand the sentence that ends this process to its parent, or print it; returns the status.
+
+    What all processes have met alike is for the first of a machine to say; then torchrun ends the
+    others, which wait for that.
+    """
+    local_index = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0"))
     if "SCOMOE_SENTENCE_FILE" in environment:
         Path(environment["SCOMOE_SENTENCE_FILE"]).write_text(str(error), encoding="utf-8")
     else:
+        if local_index != "0" and not isinstance(error, OfOneProcess):
+            time.sleep(_PRECEDENCE_SECONDS)
         print(f"{command}: error: {error}", file=sys.stderr)
     return LOST_PEERS if isinstance(error, LostPeers) else MENDABLE
 

@@ -14,6 +14,7 @@ from fairseq_cli.train import train as train_epoch
 from fairseq_cli.train import validate
 
 from user_dir.errors import UserError
+from user_dir.training.failures import setting_up
 from user_dir.training.run_record import open_statistics
 from user_dir.training.stopping import StopAgreed, agree, num_requests, stop_if_agreed
 from user_dir.training.trainer import DUE, CarefulTrainer
@@ -38,13 +39,14 @@ def train(cfg) -> None:
     utils.set_torch_seed(cfg.common.seed)
     logger.info(cfg)
 
-    trainer = _build_trainer(cfg)
-    extra_state, epochs = checkpoint_utils.load_checkpoint(
-        cfg.checkpoint,
-        trainer,
-        # A sharded corpus has another dataset in the next epoch.
-        disable_iterator_cache=trainer.task.has_sharded_data("train"),
-    )
+    with setting_up():
+        trainer = _build_trainer(cfg)
+        extra_state, epochs = checkpoint_utils.load_checkpoint(
+            cfg.checkpoint,
+            trainer,
+            # A sharded corpus has another dataset in the next epoch.
+            disable_iterator_cache=trainer.task.has_sharded_data("train"),
+        )
     trainer.saved_updates = trainer.get_num_updates()
     try:
         _go_on(cfg, trainer, epochs, extra_state or {})

@@ -3,7 +3,7 @@
 import logging
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -27,6 +27,8 @@ from user_dir.training.batches import (
 )
 from user_dir.training.cluster_tables import make_cluster_tables
 from user_dir.training.corpus_files import FileDictionary, Side, check_split
+from user_dir.training.data_folder import check_data_folder, check_languages, missing_split
+from user_dir.training.declared import TASKS, UNGROUPED
 from user_dir.training.directions import directions_of, directions_told_apart
 from user_dir.training.in_step import StepwiseEnsemble, decode_everywhere, is_spread
 from user_dir.training.language_tokens import PairTokenManager, add_pair_tokens
@@ -34,10 +36,6 @@ from user_dir.training.pieces import pieces_of_data
 from user_dir.training.whole_dataset import WholeDataset
 
 logger = logging.getLogger(__name__)
-
-_UNGROUPED_HELP = (
-    "shuffle batches one by one; by default ranks get batches of like length at every step"
-)
 
 
 class _RankedBatches(FairseqTask):
@@ -63,7 +61,11 @@ class _RankedBatches(FairseqTask):
             for folder, sides in self._files(split):
                 check_split(Path(folder), split, sides, combine=combine)
             self._checked_splits.add(split)
-        super().load_dataset(split, epoch=epoch, combine=combine, **kwargs)
+        try:
+            super().load_dataset(split, epoch=epoch, combine=combine, **kwargs)
+        except FileNotFoundError:
+            folders = [folder for folder, _ in self._files(split)]
+            raise CorpusError(missing_split(folders, split)) from None
 
     def _files(self, split) -> Iterable[tuple[str, tuple[Side, Side]]]:
         """(Folder, its languages) of every pair that a split is made of."""
@@ -221,12 +223,20 @@ class _RankedBatches(FairseqTask):
 class ScomoeTranslationConfig(TranslationConfig):
     """fairseq's options of `translation`."""
 
-    no_grouped_shuffling: bool = field(default=False, metadata={"help": _UNGROUPED_HELP})
+    no_grouped_shuffling: bool = UNGROUPED.field()
 
 
 @register_task("scomoe_translation", dataclass=ScomoeTranslationConfig)
 class ScomoeTranslationTask(_RankedBatches, TranslationTask):
     """fairseq's `translation` with batches sharded by logical rank."""
+
+    @classmethod
+    def setup_task(cls, cfg, **kwargs):
+        """fairseq's, of a folder that has the languages."""
+        # Further folders are read in later epochs, and by training alone.
+        folder = check_data_folder(split_paths(cfg.data)[0])
+        check_languages(folder, source=cfg.source_lang, target=cfg.target_lang)
+        return super().setup_task(cfg, **kwargs)
 
     @property
     def _options(self):
@@ -263,17 +273,13 @@ class ScomoeMultilingualTranslationTask(_RankedBatches, TranslationMultiSimpleEp
     @staticmethod
     def add_args(parser):
         TranslationMultiSimpleEpochTask.add_args(parser)
-        parser.add_argument("--no-grouped-shuffling", action="store_true", help=_UNGROUPED_HELP)
-        parser.add_argument(
-            "--encoder-lang-pair-token",
-            action="store_true",
-            help="prepend a token of the language pair to the source (--encoder-langtok lang_pair "
-            "of the paper's release), instead of a token of one language",
-        )
+        for option in TASKS:
+            option.add_to(parser)
 
     @classmethod
     def setup_task(cls, args, **kwargs):
         """fairseq's, told to prepend a token where ours is asked for."""
+        check_data_folder(split_paths(args.data)[0])
         if args.encoder_lang_pair_token:
             args.encoder_langtok = "src"
         return super().setup_task(args, **kwargs)

@@ -1,6 +1,6 @@
 """The command-line options of `scomoe`."""
 
-from user_dir.fast_moe.config import (
+from user_dir.fast_moe.choices import (
     CLUSTER_KEYS,
     EXCHANGE_SCHEDULES,
     EXCHANGES,
@@ -18,31 +18,39 @@ from user_dir.transformer.gate_flags import add_gate_options
 
 def add_moe_options(parser) -> None:
     """Add the options of the MoE layers; names as in fairseq's MoE branch where it has them."""
+    add_mixture_options(parser)
+    add_layout_options(parser)
     add_gate_options(parser)
+
+
+def add_mixture_options(parser) -> None:
+    """Add those of where mixtures are, and of their experts."""
     add = parser.add_argument
     add(
         "--moe-freq",
         type=whole_number(),
         metavar="N",
-        help="every N-th feed-forward of both stacks is a mixture of experts; 0: none",
+        help="every N-th feed-forward of both stacks is a mixture of experts; 0: none (default: 2; "
+        "with --arch scomoe 0)",
     )
     add(
         "--encoder-moe-freq",
         type=whole_number(),
         metavar="N",
-        help="--moe-freq for the encoder alone",
+        help="that of the encoder alone (default: --moe-freq)",
     )
     add(
         "--decoder-moe-freq",
         type=whole_number(),
         metavar="N",
-        help="--moe-freq for the decoder alone",
+        help="that of the decoder alone (default: --moe-freq)",
     )
     add(
         "--moe-expert-count",
         type=whole_number(),
         metavar="E",
-        help="experts of a layer, over all ranks; a multiple or a divisor of their number",
+        help="experts of a layer, over all ranks; a multiple or a divisor of their number "
+        "(default: 8; with --arch scomoe_large 32, with scomoe 0)",
     )
     add(
         "--moe-expert-ffn-dim",
@@ -90,6 +98,11 @@ def add_moe_options(parser) -> None:
         help="overlap: with SCoMoE, experts work on near tokens while far ones travel; serial: one "
         "exchange after the other. Same results up to rounding (default: overlap)",
     )
+
+
+def add_layout_options(parser) -> None:
+    """Add those of the logical layout."""
+    add = parser.add_argument
     add(
         "--moe-nodes",
         type=whole_number(),
@@ -213,3 +226,12 @@ def add_scomoe_options(parser) -> None:
         metavar="N",
         help="updates for which --cluster-by kmeans goes by the table (default: 100)",
     )
+
+
+# By subject, as --help shows them.
+OPTION_GROUPS = (
+    ("mixtures of experts", add_mixture_options),
+    ("the accelerators that the model is laid out for", add_layout_options),
+    ("gates, balance, and what stands beside experts", add_gate_options),
+    ("structured communication and clusters (SCoMoE)", add_scomoe_options),
+)

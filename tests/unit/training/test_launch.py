@@ -6,7 +6,9 @@ import pytest
 
 from user_dir.cli.train import fairseq_arguments, main
 from user_dir.errors import UserError
+from user_dir.training.failures import LostPeers
 from user_dir.training.launch import find_place
+from user_dir.training.local_processes import tell_end
 
 SLURM = {
     "SLURM_STEP_NUM_TASKS": "4",
@@ -77,6 +79,18 @@ def test_a_rank_of_ones_own_is_refused():
 def test_a_wrong_number_of_processes_is_refused(value, capsys):
     assert main(["--processes", value, "data"]) == 2
     assert "--processes must be a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_the_first_process_of_a_machine_says_what_all_have_met(monkeypatch, capsys):
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    for variables in {"LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}, {"SLURM_LOCALID": "1"}, {}:
+        assert tell_end(UserError("wrong everywhere"), variables) == 2
+        assert tell_end(LostPeers("lost here"), variables) == 3
+        assert bool(waits) == ("1" in variables.values())
+        waits.clear()
+    errors = capsys.readouterr().err
+    assert errors.count("wrong everywhere") == errors.count("lost here") == 4
 
 
 def test_processes_are_not_started_twice(monkeypatch, capsys):

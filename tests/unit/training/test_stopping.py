@@ -110,8 +110,11 @@ def test_the_first_asks_and_the_second_ends_at_once(start):
     assert len(errors.splitlines()) == 1
 
 
-def test_before_training_the_first_ends_at_once(start):
-    script = "import sys; from user_dir.cli.train import main; sys.exit(main(['data']))"
+def test_before_training_the_first_ends_at_once(start, tmp_path: Path):
+    for language in "en", "de":
+        (tmp_path / f"dict.{language}.txt").touch()
+    arguments = f"{tmp_path} --task scomoe_translation --arch scomoe_tiny --optimizer moe_adam"
+    script = f"import sys; from user_dir.cli import train; train.main({arguments.split()})"
     # Python says on standard error what it imports, of which torch takes seconds.
     run = start("-X", "importtime", "-c", script)
     while "torch._C" not in run.process.stderr.readline():

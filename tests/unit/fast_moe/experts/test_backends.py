@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from user_dir.errors import UserError
-from user_dir.fast_moe.config import EXPERT_BACKENDS
+from user_dir.fast_moe.choices import EXPERT_BACKENDS
 from user_dir.fast_moe.experts import backends as expert_backends
 from user_dir.fast_moe.experts.backends import apply_experts, check_backend
 from user_dir.fast_moe.experts.ffn import ExpertFFN
