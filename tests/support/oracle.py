@@ -137,6 +137,43 @@ def route_rank(
     )
 
 
+def choose_by_expert(
+    x_TD: Tensor,
+    gate_ED: Tensor,
+    experts: list,
+    *,
+    share: Fraction,
+    most: int,
+    values_TD: Tensor | None = None,
+    kind: str = "softmax",
+    thresholds_E: Tensor | None = None,
+    scale_TK: Tensor | None = None,
+) -> RankResult:
+    """One rank's layer whose experts choose tokens, expert by expert.
+
+    Args:
+        share: of the tokens, that each expert takes, but no more than `most`.
+        thresholds_E: take the tokens whose probability reaches them instead.
+        scale_TK: what the weight of a token at each expert is multiplied with.
+    """
+    values_TD = x_TD if values_TD is None else values_TD
+    scores = [x @ gate_ED.T for x in x_TD]
+    probs = [z.softmax(-1) if kind == "softmax" else z.sigmoid() for z in scores]
+    outputs = [torch.zeros_like(value) for value in values_TD]
+    num_choices = 0
+    for e, expert in enumerate(experts):
+        ranked = sorted(range(len(x_TD)), key=lambda t, e=e: -float(probs[t][e]))
+        taken = ranked[: min(math.ceil(share * len(x_TD)), most)]
+        if thresholds_E is not None and share < 1:
+            taken = [t for t in ranked if float(probs[t][e]) >= float(thresholds_E[e])]
+        for t in taken:
+            weight = probs[t][e] if scale_TK is None else probs[t][e] * scale_TK[t, e]
+            outputs[t] = outputs[t] + weight * feed_forward(values_TD[t], expert)
+        num_choices += len(taken)
+    y_TD = torch.stack(outputs) if outputs else values_TD * 1
+    return RankResult(y_TD, x_TD.new_zeros(()), num_choices, num_dropped=0)
+
+
 def eligible(
     z_E: Tensor, probs_E: Tensor, bias_E: Tensor | None, nodes: tuple[int, int] | None
 ) -> Tensor:

@@ -6,7 +6,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from user_dir.fast_moe.config import CapacityRule
 from user_dir.fast_moe.experts.ffn import ExpertFFN
 from user_dir.fast_moe.experts.sharding import gather_experts, sum_over_replicas
 from user_dir.fast_moe.gating.gates import GShardGate, SwitchGate
@@ -14,6 +13,7 @@ from user_dir.fast_moe.layout.processes import Layout, running_processes
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
 from user_dir.fast_moe.report import gather_sums
+from user_dir.fast_moe.routing.capacity import CapacityRule
 from user_dir.fast_moe.tokens.noise import NoiseKey
 from user_dir.fast_moe.tokens.ranked import rank_tokens
 

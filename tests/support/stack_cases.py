@@ -85,6 +85,7 @@ BIAS = {"moe_balance": "bias"}
 DROPOUT = {"moe_gating_dropout": 0.999}
 BY_NODE = {"ratio1": 0}
 HIERARCHICAL = {"moe_exchange": "hierarchical"}
+BY_EXPERT = {"moe_expert_choice": True}
 GLOBAL_ONLY = ("global",)
 CASES = [
     StackCase("seq", SEQ),
@@ -234,6 +235,61 @@ CASES = [
     StackCase("feat, one node", FEAT, layout=(1, 4)),
     StackCase("feat, one rank a node", FEAT, layout=(4, 1)),
     StackCase("feat, evaluation", FEAT, training=False, drops=False),
+    StackCase("experts choose", BY_EXPERT, drops=False, reaches=GLOBAL_ONLY),
+    StackCase("experts choose, seq", {**BY_EXPERT, **SEQ}, drops=False),
+    StackCase("experts choose, seq, ragged", {**BY_EXPERT, **SEQ}, lengths=RAGGED, drops=False),
+    StackCase(
+        "experts choose, seq by threshold, recomputed",
+        {**BY_EXPERT, **SEQ, **BY_THRESHOLD},
+        recompute=True,
+        drops=False,
+    ),
+    StackCase(
+        "experts choose, seq, eight experts a rank, more than an even share",
+        {**BY_EXPERT, **SEQ, **EIGHT_A_RANK, "capacity_factor": 1.7},
+        drops=False,
+    ),
+    StackCase("experts choose, feat, ragged", {**BY_EXPERT, **FEAT}, lengths=RAGGED, drops=False),
+    StackCase(
+        "experts choose, feat, one expert a rank",
+        {**BY_EXPERT, **FEAT, **ONE_EXPERT},
+        drops=False,
+    ),
+    StackCase(
+        "experts choose, sigmoid, cluster",
+        {**BY_EXPERT, **CLUSTER, **SEQ, "moe_gate": "sigmoid"},
+        drops=False,
+    ),
+    StackCase(
+        "experts choose, switch, shared expert, seq",
+        {**BY_EXPERT, **SEQ, **SHARED, "moe_top1_expert": True},
+        drops=False,
+    ),
+    StackCase(
+        "experts choose, masks", {**BY_EXPERT, **MASKS}, with_noise=True, drops=False, reaches=()
+    ),
+    StackCase(
+        "experts choose, dropout, seq",
+        {**BY_EXPERT, **DROPOUT, **SEQ},
+        with_noise=True,
+        drops=False,
+        reaches=("local",),
+    ),
+    StackCase("experts choose, bottleneck", {**BY_EXPERT, **BOTTLENECK}, drops=False, reaches=()),
+    StackCase("experts choose, evaluation", BY_EXPERT, training=False, drops=False, reaches=()),
+    StackCase("experts choose, seq, evaluation", {**BY_EXPERT, **SEQ}, training=False, drops=False),
+    StackCase(
+        "experts choose, feat, evaluation", {**BY_EXPERT, **FEAT}, training=False, drops=False
+    ),
+    StackCase(
+        "experts choose, evaluation, no thresholds yet",
+        BY_EXPERT,
+        training=False,
+        drops=False,
+        is_learned=False,
+        reaches=(),
+    ),
+    StackCase("experts choose in the encoder alone", BY_EXPERT, stack="decoder", reaches=()),
     StackCase("bottleneck", BOTTLENECK, reaches=GLOBAL_ONLY),
     StackCase(
         "bottleneck, ragged, an eighth",

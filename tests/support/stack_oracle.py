@@ -1,5 +1,6 @@
 """SCoMoE as plain loops over nodes, ranks, tokens and experts; everything is differentiable."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -11,7 +12,13 @@ from torch import Tensor
 
 from tests.support.assignments import best_balanced
 from tests.support.key_oracle import KeyOracle
-from tests.support.oracle import RankResult, capacity_of, feed_forward, route_rank
+from tests.support.oracle import (
+    RankResult,
+    capacity_of,
+    choose_by_expert,
+    feed_forward,
+    route_rank,
+)
 from tests.support.stack_cases import DIM, StackCase
 from user_dir.fast_moe.config import LayerKind
 
@@ -116,12 +123,17 @@ class StackOracle:
             ]
             results = self.by_token(normed, reaches, gate_ED, layer, name)
         outputs, losses = zip(*results, strict=True)
-        self.run.balance_losses.append(list(losses))
+        if not self.experts_choose:
+            self.run.balance_losses.append(list(losses))
         outputs = [
             self.shared(x_TD, y_TD, layer, name, rank)
             for rank, (x_TD, y_TD) in enumerate(zip(normed, outputs, strict=True))
         ]
         return [self.after(x_TD, y_TD, layer) for x_TD, y_TD in zip(x, outputs, strict=True)]
+
+    @property
+    def experts_choose(self) -> bool:
+        return self.config.gate.expert_choice and self.case.stack == "encoder"
 
     @property
     def stays(self) -> bool:
@@ -249,6 +261,10 @@ class StackOracle:
     ) -> RankResult:
         ids = self.experts_in_reach(reach, rank)
         top_k = 1 if self.config.gate.top1 else 2
+        if self.experts_choose:
+            return self.chosen_by_experts(
+                x_TD, mine, gate_ED, experts, reach, rank, largest, name, layer, values_TD
+            )
         capacity = None
         if reach != "local" and self.case.training:
             capacity = capacity_of(largest, len(ids), top_k, self.config.capacity_factor)
@@ -279,6 +295,31 @@ class StackOracle:
         )
         self.run.num_choices += result.num_choices
         self.run.num_dropped += result.num_dropped
+        return result
+
+    def chosen_by_experts(
+        self, x_TD, mine, gate_ED, experts, reach, rank, largest, name, layer, values_TD
+    ) -> RankResult:
+        ids = self.experts_in_reach(reach, rank)
+        top_k = min(1 if self.config.gate.top1 else 2, len(ids))
+        factor = Fraction(str(self.config.capacity_factor))
+        share = min(Fraction(1), top_k * factor / len(ids))
+        state = f"{layer}.moe.gate.thresholds.{reach}"
+        thresholds_E = None
+        if not self.case.training and self.case.is_learned:
+            thresholds_E = self.weights[f"{state}.running_threshold_E"][ids]
+        result = choose_by_expert(
+            x_TD[mine],
+            gate_ED[ids],
+            [experts[e] for e in ids],
+            share=share,
+            most=math.ceil(share * (len(mine) if reach == "local" else largest)),
+            values_TD=None if values_TD is None else values_TD[mine],
+            kind=self.config.gate.kind,
+            thresholds_E=thresholds_E,
+            scale_TK=self.scales(name, rank, len(ids))[mine],
+        )
+        self.run.num_choices += result.num_choices
         return result
 
     @property

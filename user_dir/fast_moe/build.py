@@ -1,7 +1,7 @@
 """Builds the mixtures of a model from its options."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -19,11 +19,13 @@ from user_dir.fast_moe.experts.shared import MixingGate, SharedExpert
 from user_dir.fast_moe.gating.balance import Balance, check_topology_shares
 from user_dir.fast_moe.gating.bias import ExpertBias
 from user_dir.fast_moe.gating.dropout import GatingDropout
+from user_dir.fast_moe.gating.expert_choice import ExpertChoiceGate
 from user_dir.fast_moe.gating.gates import GShardGate, SwitchGate
 from user_dir.fast_moe.gating.masking import OutputMasking
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
+from user_dir.fast_moe.routing.capacity import CapacityRule
 from user_dir.fast_moe.shared_options import SharedOptions
 from user_dir.fast_moe.tokens.partition import TokenPartition
 
@@ -56,13 +58,19 @@ class ExpertSizes:
 
 
 def build_moe_layer(
-    parts: MoeParts, sizes: ExpertSizes, *, kind: LayerKind, name: str
+    parts: MoeParts,
+    sizes: ExpertSizes,
+    *,
+    kind: LayerKind,
+    name: str,
+    experts_choose: bool = False,
 ) -> EfficientMoeLayer:
     """A layer of one kind (any but CLUSTER), as the options say.
 
     Args:
         sizes: the hidden width is overridden by `--moe-expert-ffn-dim`.
         name: tells the layer's routing noise and its report from those of the others.
+        experts_choose: let experts choose tokens; the layer then compares all tokens of a rank.
 
     Raises:
         UserError: the experts' back end cannot run here, or SCoMoE-Feat's slices come out uneven,
@@ -86,12 +94,13 @@ def build_moe_layer(
     elif kind is LayerKind.BOTTLENECK:
         assert config.exchange_dim is not None
         projection = narrow_ends(sizes.dim, config.exchange_dim)
-    gate = _build_gate(parts, sizes)
+    capacity = replace(config.capacity, by_expert=experts_choose)
+    gate = _build_gate(parts, sizes, capacity, kind)
     return EfficientMoeLayer(
         gate=gate,
         experts=_build_experts_of(kind, parts, sizes),
         topology=parts.topology,
-        capacity=config.capacity,
+        capacity=capacity,
         name=name,
         kind=kind,
         shares=shares,
@@ -100,7 +109,7 @@ def build_moe_layer(
         overlap=config.exchange_schedule == "overlap",
         partition=partition,
         everywhere_at_evaluation=config.inference_partition == "everywhere",
-        balance=_build_balance(parts),
+        balance=_build_balance(parts, experts_choose=experts_choose),
         dropout=GatingDropout(config.gate.dropout, skips=config.gate.dropout_skips),
         masking=OutputMasking(config.shared.expert_masking, config.shared.final_masking),
         shared=_build_shared(config.shared, sizes),
@@ -119,7 +128,9 @@ def build_clustering_layer(parts: MoeParts, sizes: ExpertSizes, *, name: str) ->
     )
 
 
-def _build_gate(parts: MoeParts, sizes: ExpertSizes) -> SwitchGate | GShardGate:
+def _build_gate(
+    parts: MoeParts, sizes: ExpertSizes, capacity: CapacityRule, kind: LayerKind
+) -> SwitchGate | GShardGate | ExpertChoiceGate:
     options = parts.config.gate
     common: dict[str, Any] = {
         "dim": sizes.dim,
@@ -129,6 +140,10 @@ def _build_gate(parts: MoeParts, sizes: ExpertSizes) -> SwitchGate | GShardGate:
         "limit_nodes": options.limit_nodes,
         "prioritize": options.prioritize,
     }
+    if capacity.by_expert:
+        divides = kind in (LayerKind.SEQ, LayerKind.FEAT)
+        reaches = tuple(Reach) if divides else (Reach.GLOBAL,)
+        return ExpertChoiceGate(rule=capacity, reaches=reaches, **common)
     if options.top1:
         return SwitchGate(**common)
     return GShardGate(
@@ -138,8 +153,10 @@ def _build_gate(parts: MoeParts, sizes: ExpertSizes) -> SwitchGate | GShardGate:
     )
 
 
-def _build_balance(parts: MoeParts) -> Balance:
+def _build_balance(parts: MoeParts, *, experts_choose: bool) -> Balance:
     options, topology = parts.config.gate, parts.topology
+    if experts_choose:
+        return Balance(by_experts=True, z_loss_weight=options.z_loss_weight)
     check_topology_shares(options.topology_shares, topology)
     bias = None
     if options.balance == "bias":

@@ -22,7 +22,7 @@ from user_dir.fast_moe.choices import (
 )
 from user_dir.fast_moe.gating.options import GateOptions, require
 from user_dir.fast_moe.layout.reach import Shares
-from user_dir.fast_moe.routing.slots import evaluation_capacity, expert_capacity
+from user_dir.fast_moe.routing.capacity import CapacityRule
 from user_dir.fast_moe.shared_options import SharedOptions
 
 # Types that divide tokens or features by how far they may travel.
@@ -39,26 +39,6 @@ class LayerKind(Enum):
     FEAT = "feat"  # SCoMoE-Feat: a share of every token's features does
     BOTTLENECK = "bottleneck"  # tokens travel with fewer features
     CLUSTER = "cluster"  # tokens move to the rank of their cluster
-
-
-@dataclass(frozen=True)
-class CapacityRule:
-    """Slots that an expert offers to one rank's tokens, in training and at evaluation."""
-
-    top_k: int
-    factor: float
-    evaluation_fraction: float
-
-    def slots(self, num_tokens: int, num_experts: int, *, training: bool) -> int | None:
-        """C for that many tokens and experts in reach; None: dropless."""
-        if not training and self.evaluation_fraction >= 0:
-            if self.evaluation_fraction == 0:
-                return None
-            return evaluation_capacity(num_tokens, fraction=self.evaluation_fraction)
-        if self.factor == 0:
-            return None
-        top_k = min(self.top_k, num_experts)
-        return expert_capacity(num_tokens, num_experts, top_k=top_k, factor=self.factor)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from user_dir.fast_moe.config import CapacityRule, LayerKind
+from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.dispatch.capacity import CapacityTrip
 from user_dir.fast_moe.dispatch.dropless import DroplessTrip
 from user_dir.fast_moe.dispatch.hierarchical import HierarchicalTrip
@@ -41,11 +41,13 @@ from user_dir.fast_moe.dispatch.trip import Trip
 from user_dir.fast_moe.experts.shared import SharedExpert
 from user_dir.fast_moe.gating.balance import Balance, RoutedPart
 from user_dir.fast_moe.gating.dropout import GatingDropout
-from user_dir.fast_moe.gating.gates import GShardGate, SwitchGate
+from user_dir.fast_moe.gating.expert_choice import ExpertChoiceGate
+from user_dir.fast_moe.gating.gates import GShardGate, InReach, SwitchGate
 from user_dir.fast_moe.gating.masking import OutputMasking
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.report import MoeReport, make_report
+from user_dir.fast_moe.routing.capacity import CapacityRule
 from user_dir.fast_moe.tokens.partition import REACH_IDS, TokenPartition, select_experts
 from user_dir.fast_moe.tokens.ranked import RankedTokens
 
@@ -77,7 +79,7 @@ class EfficientMoeLayer(nn.Module):
     def __init__(
         self,
         *,
-        gate: SwitchGate | GShardGate,
+        gate: SwitchGate | GShardGate | ExpertChoiceGate,
         experts: nn.Module,
         topology: Topology,
         capacity: CapacityRule,
@@ -211,14 +213,17 @@ class EfficientMoeLayer(nn.Module):
         noise = None
         if tokens.noise is not None:
             noise = tokens.noise.of_layer(self.name, topology.hosted_ranks, z_VTE.device)
-        gated = self.gate.route(
-            z_VTE,
-            is_absent_VT,
-            capacity=self._capacity(reach, tokens, everybody=everybody),
+        within = InReach(
+            reach,
+            experts_VE,
+            num_nodes=topology.layout.num_nodes if reach is Reach.GLOBAL else 1,
             noise=noise,
             bias_V1E=self.balance.bias_of(experts_VE),
-            num_nodes=topology.layout.num_nodes if reach is Reach.GLOBAL else 1,
+            # What all tokens do says nothing about those that SEQ gives this reach.
+            micro_batch=None if everybody and self.kind is LayerKind.SEQ else tokens.micro_batch,
         )
+        capacity = self._capacity(reach, tokens, everybody=everybody)
+        gated = self.gate.route(z_VTE, is_absent_VT, within, capacity=capacity)
         routing = gated.routing
         if self.masking.is_on:
             routing = self.masking.apply(
@@ -254,11 +259,14 @@ class EfficientMoeLayer(nn.Module):
         """Slots of an expert for one rank's tokens of a reach; None: as many as it takes."""
         num_experts = self.topology.num_experts_in(reach)
         sizes = tokens.sizes
-        largest = sizes.num_tokens if everybody else sizes.largest_quotas[reach]
+        # By threshold as many tokens as there are may stay on their rank.
+        any_number = reach is Reach.LOCAL and not everybody and self._divides_by_threshold
+        all_count = everybody or (any_number and self.capacity.by_expert)
+        largest = sizes.num_tokens if all_count else sizes.largest_quotas[reach]
         slots = self.capacity.slots(largest, num_experts, training=self.training)
-        if slots is None or reach is not Reach.LOCAL:
+        if slots is None or reach is not Reach.LOCAL or self.capacity.by_expert:
             return slots
-        if not everybody and self._divides_by_threshold:  # as many tokens as there are may stay
+        if any_number:
             return None
         # What stays on its rank is never dropped: a slot for every token wastes nothing where
         # a token goes to all the rank's experts; with more experts exact counts are cheaper, on a

@@ -18,6 +18,8 @@ from user_dir.fast_moe.gating.balance import BalanceLosses, RoutedPart
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.tokens.ranked import TokenDirections
 
+BY_EXPERTS = "/experts"
+
 
 @dataclass(frozen=True)
 class KnownSums:
@@ -43,6 +45,12 @@ class MoeReport:
     kinds_KG: Tensor | None = None  # CLUSTER only: tokens of each kind in each group
     # Choices kept, by direction of the token; None: the tokens do not know theirs.
     by_direction_LxE: Tensor | None = None
+
+    @property
+    def label(self) -> str:
+        """The kind, and where experts choose tokens that they do."""
+        by_experts = self.losses is not None and self.losses.balance_V is None
+        return self.kind.value + (BY_EXPERTS if by_experts else "")
 
     @property
     def balance_loss_V(self) -> Tensor | None:
@@ -160,8 +168,7 @@ def _count(
         kept = counts if capacity is None else [one.clamp(max=capacity) for one in counts]
         of_part = torch.stack([counts[0], kept[0], counts[1], kept[1]])
         made_or_kept.index_add_(1, part.experts_VE.flatten(), of_part.flatten(1))
-        # Every token has a first choice.
-        tokens[part.reach] = tokens[part.reach] + counts[0].sum()
+        tokens[part.reach] = tokens[part.reach] + routing.num_tokens_V.sum()
         routed.append((routing.slots_VTK.amax(dim=-1) >= 0).sum())
         if part.gated is not None:
             entropies.append(part.gated.entropy())

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from user_dir.fast_moe.clustering.meaning import KINDS, mutual_information
 from user_dir.fast_moe.config import LayerKind
-from user_dir.fast_moe.report import LayerSums
+from user_dir.fast_moe.report import BY_EXPERTS, LayerSums
 from user_dir.training.cluster_metrics import PREFIX as KINDS_PREFIX
-from user_dir.training.metrics import DIRECTIONS_PREFIX, PREFIX
+from user_dir.training.metrics import DIRECTIONS_PREFIX, OF_CHOICES, PREFIX
 
 # Loads of all layers, at most: with more experts, those of neighbours are added up.
 _MOST_LOADS = 2**14
@@ -66,11 +66,14 @@ def _of_sums(layers: Mapping[str, str], sums: LayerSums) -> dict[str, Any]:
     loads_GE = sums["loads"].long()
     per_load = math.ceil(loads_GE.numel() / _MOST_LOADS)
     records = {}
-    for index, (name, kind) in enumerate(layers.items()):
+    for index, (name, label) in enumerate(layers.items()):
+        kind, by_experts = label.removesuffix(BY_EXPERTS), label.endswith(BY_EXPERTS)
         record: dict[str, Any] = {"kind": kind}
         record |= {of: int(sums[of][index]) for of in _SUMS}
         if kind != LayerKind.CLUSTER.value:
             for share, (part, whole) in _SHARES.items():
+                if by_experts and share in OF_CHOICES:
+                    continue
                 of_whole = float(sums[whole][index])
                 record[share] = _rounded(float(sums[part][index]) / of_whole) if of_whole else 0.0
         record["load"] = _added_up(loads_GE[index], per_load)

@@ -16,7 +16,7 @@ from fairseq.logging.meters import safe_round
 from torch import Tensor
 
 from user_dir.fast_moe.config import LayerKind
-from user_dir.fast_moe.report import LayerSums, MoeReport, gather_sums
+from user_dir.fast_moe.report import BY_EXPERTS, LayerSums, MoeReport, gather_sums
 
 # Among the logging outputs, the sums of all layers stand under this and the layers' names.
 PREFIX = "moe_sums:"
@@ -37,6 +37,8 @@ _OF_MIXTURES = {
     "tokens_node": ("tokens_node", "tokens"),
     "tokens_global": ("tokens_global", "tokens"),
 }
+# Of these, what says nothing where experts choose: they drop nothing and are balanced.
+OF_CHOICES = ("balance_loss", "overflow1", "overflow2")
 # Of a clustering layer: sizes relative to an even one; milliseconds of all processes together.
 _OF_CLUSTERS = {
     "cluster_max": ("load_max", "load_mean"),
@@ -52,7 +54,7 @@ _HIDDEN = "_"  # fairseq shows nothing that begins so
 
 def moe_logging_output(reports: Sequence[MoeReport]) -> dict[str, Tensor]:
     """What the layers of a forward pass add to a logging output; it adds up over batches."""
-    names = ",".join(f"{report.name}={report.kind.value}" for report in reports)
+    names = ",".join(f"{report.name}={report.label}" for report in reports)
     output = {f"{PREFIX}{names}": gather_sums(reports)}
     counts = {
         report.name: report.by_direction_LxE
@@ -75,8 +77,8 @@ def log_moe_metrics(key: str, sums_G: Tensor) -> None:
     metrics.log_scalar(hidden, moe_scalars(LayerSums.of(sums_G)))
     reading = _Reading(hidden)
     by_name: dict[str, list[int]] = {}
-    for index, (layer, kind) in enumerate(layers.items()):
-        for name in _names_of(LayerKind(kind)):
+    for index, (layer, label) in enumerate(layers.items()):
+        for name in _names_of(label):
             by_name.setdefault(name, []).append(index)
             read = partial(reading.mean, layers=[index], name=name)
             metrics.log_derived(f"moe_{layer}_{name}", read, priority=900)
@@ -103,8 +105,11 @@ def moe_scalars(sums: LayerSums) -> Tensor:
     return torch.where(wholes_GS == 0, 0.0, parts_GS / wholes_GS)
 
 
-def _names_of(kind: LayerKind) -> Iterable[str]:
-    return (*(_OF_CLUSTERS if kind is LayerKind.CLUSTER else _OF_MIXTURES), *_SENT)
+def _names_of(label: str) -> Iterable[str]:
+    if label == LayerKind.CLUSTER.value:
+        return (*_OF_CLUSTERS, *_SENT)
+    spared = OF_CHOICES if label.endswith(BY_EXPERTS) else ()
+    return (*(name for name in _OF_MIXTURES if name not in spared), *_SENT)
 
 
 class _Reading:

@@ -20,6 +20,7 @@ def check_stacks(config: MoeConfig, args: Namespace) -> None:
         for stack in ("encoder", "decoder")
     }
     check_type_is_used(config, list(orders.values()))
+    check_expert_choice(config)
     for stack, order in orders.items():
         if LayerKind.FEAT in order.mixtures:
             config.shares.features(getattr(args, f"{stack}_embed_dim"))
@@ -50,6 +51,38 @@ def check_scomoe_layout(config: MoeConfig, layout: Layout) -> None:
             f"{'--token-cluster' if config.token_cluster else flag} needs the same number of "
             f"experts on every rank, but --moe-expert-count is {num_experts} for {num_ranks} "
             f"logical ranks ({layout}); {near} would do"
+        )
+
+
+def check_expert_choice(config: MoeConfig) -> None:
+    """Refuse experts that choose tokens where they cannot, and what they leave nothing to do.
+
+    Raises:
+        UserError: --moe-expert-choice does not go with another option.
+    """
+    gate = config.gate
+    if not gate.expert_choice:
+        return
+    if config.encoder_freq == 0:
+        raise UserError(
+            "--moe-expert-choice works in the encoder alone, for in the decoder experts would "
+            "choose by tokens that are not written yet; but --encoder-moe-freq is 0"
+        )
+    if config.capacity_factor == 0:
+        raise UserError(
+            "--moe-expert-choice lets every expert take --capacity-factor times an even share of "
+            "the tokens, but that is 0 (dropless); 1.0 would do"
+        )
+    if gate.limit_nodes is not None:
+        raise UserError(
+            "--moe-limit-nodes does not go with --moe-expert-choice: how many nodes a token goes "
+            "to is up to the experts; leave one of them out"
+        )
+    balanced_otherwise = gate.balance != "loss" or gate.balance_scope != "rank"
+    if config.decoder_freq == 0 and (balanced_otherwise or gate.topology_shares):
+        raise UserError(
+            "--moe-balance, --moe-balance-scope and --moe-topology-shares have nothing to do where "
+            "--moe-expert-choice balances all mixtures, those of the encoder; leave them out"
         )
 
 

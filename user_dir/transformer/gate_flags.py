@@ -75,6 +75,12 @@ def add_gate_options(parser) -> None:
         help="when an expert is full, keep the most probable tokens rather than the first ones",
     )
     add(
+        "--moe-expert-choice",
+        action="store_true",
+        help="in the encoder experts choose tokens, not tokens experts: each takes the same share "
+        "of every rank's; in the decoder, where this would show later tokens, tokens still choose",
+    )
+    add(
         "--moe-balance-scope",
         choices=BALANCE_SCOPES,
         help="tokens over which the balance loss takes its means: those of each rank, or those of "

@@ -104,7 +104,10 @@ class MoeSublayer(_NormedSublayer):
 
     def __init__(self, parts: MoeParts, cfg: SublayerConfig, *, kind: LayerKind, name: str):
         super().__init__()
-        self.moe = build_moe_layer(parts, cfg.sizes, kind=kind, name=name)
+        experts_choose = parts.config.gate.expert_choice and cfg.stack == "encoder"
+        self.moe = build_moe_layer(
+            parts, cfg.sizes, kind=kind, name=name, experts_choose=experts_choose
+        )
         self._add_norms(parts, cfg)
 
     def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:

@@ -29,6 +29,7 @@ CAUSAL = {
     "gshard": {},
     "switch": {"moe_top1_expert": True},
     "feat": FEAT,
+    "experts choose in the encoder": {"moe_expert_choice": True, "capacity_factor": 8.0},
     "bottleneck": {"scomoe_type": "bottleneck", "moe_exchange_dim": 8},
     "seq by threshold": BY_THRESHOLD,
     "clusters by token": BY_TOKEN,

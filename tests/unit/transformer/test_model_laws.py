@@ -18,6 +18,7 @@ from tests.support.models import (
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
 BY_CENTROID = {"token_cluster": True, "cluster_by": "kmeans", "cluster_warmup": 1}
+BY_EXPERT = {"moe_expert_choice": True, "capacity_factor": 1.0}
 BOTTLENECK = {"scomoe_type": "bottleneck", "moe_exchange_dim": 16}
 VARIANTS = {
     "plain": {},
@@ -27,6 +28,9 @@ VARIANTS = {
     "feat": FEAT,
     "feat, projection": {**FEAT, "scomoe_feat_projection": True},
     "bottleneck": BOTTLENECK,
+    "experts choose": BY_EXPERT,
+    "experts choose, cluster, seq": {**BY_EXPERT, "token_cluster": True, **SEQ},
+    "experts choose, feat": {**BY_EXPERT, **FEAT},
     "cluster by token, bottleneck": {"token_cluster": True, "cluster_by": "token", **BOTTLENECK},
     "reordered": {"reorder_layers": True},
     "cluster": {"token_cluster": True},

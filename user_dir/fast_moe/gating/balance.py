@@ -44,7 +44,7 @@ class GateSums:
 class BalanceLosses:
     """What a layer adds to the training loss, and what is logged of it."""
 
-    balance_V: Tensor | None  # None: the layer has no gate
+    balance_V: Tensor | None  # None: the layer has no gate, or its experts choose
     is_balanced_V: Tensor  # which ranks have one
     is_trained: bool = True  # whether the balance loss is one to train on
     z_V: Tensor | None = None  # times its weight; None: not asked for
@@ -56,6 +56,7 @@ class Balance(nn.Module):
 
     Args:
         by_loss: whether the balance loss is to be trained on, not only logged.
+        by_experts: nothing is needed, for experts choose their tokens.
         everywhere: take the means of the balance loss over the tokens of all ranks.
         bias: moves choices instead of a loss.
         topology_shares: of tokens for the own rank, the rest of its node and other nodes, that the
@@ -67,6 +68,7 @@ class Balance(nn.Module):
         self,
         *,
         by_loss: bool = True,
+        by_experts: bool = False,
         everywhere: bool = False,
         bias: ExpertBias | None = None,
         topology_shares: tuple[float, ...] | None = None,
@@ -75,6 +77,7 @@ class Balance(nn.Module):
         super().__init__()
         self.by_loss, self.everywhere, self.z_loss_weight = by_loss, everywhere, z_loss_weight
         self.bias = bias
+        self.by_experts = by_experts
         self.topology_shares = topology_shares
         self._targets_VE: Tensor | None = None  # copied to a device once, not in every pass
 
@@ -90,8 +93,13 @@ class Balance(nn.Module):
         The balance loss on a rank is the mean over the reaches that have more than one expert and
         at least one token there; 0 if there is none.
         """
-        balanced = [part for part in parts if part.experts_VE.shape[1] > 1]
+        z_V = None
+        if self.z_loss_weight:
+            z_V = self.z_loss_weight * z_loss(z_VTE, tokens.is_pad_VT)
         firsts_VE = parts[0].routing.first_counts_VE
+        if self.by_experts:
+            return BalanceLosses(None, firsts_VE.new_zeros(firsts_VE.shape[0]), z_V=z_V)
+        balanced = [part for part in parts if part.experts_VE.shape[1] > 1]
         values, counts = [], []
         for part in balanced:
             assert part.gated is not None
@@ -110,9 +118,6 @@ class Balance(nn.Module):
             num_balanced_V = torch.stack(counts).sum(0)
             balance_V = torch.stack(values).sum(0) / num_balanced_V.clamp(min=1)
             is_balanced_V = num_balanced_V > 0
-        z_V = None
-        if self.z_loss_weight:
-            z_V = self.z_loss_weight * z_loss(z_VTE, tokens.is_pad_VT)
         return BalanceLosses(
             balance_V=balance_V,
             is_balanced_V=is_balanced_V,

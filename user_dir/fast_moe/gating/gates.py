@@ -10,7 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from user_dir.fast_moe.gating.options import GATES, POLICIES
+from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.routing.slots import Routing, build_routing
+from user_dir.fast_moe.tokens.noise import RoutingNoise
+
+
+@dataclass(frozen=True)
+class InReach:
+    """The experts among which some tokens are routed in a pass, and what a gate is told of it."""
+
+    reach: Reach
+    experts_VE: Tensor  # global ids of the experts in reach of each hosted rank
+    num_nodes: int = 1  # that these lie on, equally many on each
+    noise: RoutingNoise | None = None  # of this layer in training; None: no noise
+    bias_V1E: Tensor | None = None  # added to the probabilities where experts are compared
+    micro_batch: int | None = None  # that a gate may learn from; None: from none
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Gated:
         return torch.special.entr(self.probs_VTE.detach()).sum()
 
 
-class _LinearGate(nn.Module):
+class LinearGate(nn.Module):
     """Scores of all experts: z = x · W, without bias.
 
     Args:
@@ -81,10 +95,9 @@ class _LinearGate(nn.Module):
     def _probabilities(self, z_VTE: Tensor) -> Tensor:
         return z_VTE.softmax(dim=-1) if self.kind == "softmax" else z_VTE.sigmoid()
 
-    def _eligible(
-        self, probs_VTE: Tensor, z_VTE: Tensor, bias_V1E: Tensor | None, num_nodes: int
-    ) -> Tensor:
+    def _eligible(self, probs_VTE: Tensor, z_VTE: Tensor, within: InReach) -> Tensor:
         """What choices compare, without a gradient: −inf for experts of nodes that are too many."""
+        bias_V1E, num_nodes = within.bias_V1E, within.num_nodes
         scores_VTE = z_VTE.detach()
         if bias_V1E is not None:
             scores_VTE = probs_VTE.detach() + bias_V1E.to(probs_VTE)
@@ -105,22 +118,20 @@ class _LinearGate(nn.Module):
         return Gated.of(routing, probs_VTE, is_pad_VT)
 
 
-class SwitchGate(_LinearGate):
+class SwitchGate(LinearGate):
     """Top-1 routing; the weight is the probability itself, 1 where only one expert is in reach."""
 
     def route(
         self,
         z_VTE: Tensor,
         is_pad_VT: Tensor,
+        within: InReach,
         *,
         capacity: int | None,
-        noise=None,
-        bias_V1E: Tensor | None = None,
-        num_nodes: int = 1,
     ) -> Gated:
         """Route each real token to its best expert; see `GShardGate.route`."""
         probs_VTE = self._probabilities(z_VTE)
-        first_VT = self._eligible(probs_VTE, z_VTE, bias_V1E, num_nodes).argmax(dim=-1)
+        first_VT = self._eligible(probs_VTE, z_VTE, within).argmax(dim=-1)
         prob_VT1 = probs_VTE.gather(-1, first_VT.unsqueeze(-1))
         routing = build_routing(
             first_VT.masked_fill(is_pad_VT, -1).unsqueeze(-1),
@@ -133,7 +144,7 @@ class SwitchGate(_LinearGate):
         return self._gated(routing, probs_VTE, is_pad_VT)
 
 
-class GShardGate(_LinearGate):
+class GShardGate(LinearGate):
     """Top-2 routing.
 
     Args:
@@ -155,25 +166,21 @@ class GShardGate(_LinearGate):
         self,
         z_VTE: Tensor,
         is_pad_VT: Tensor,
+        within: InReach,
         *,
         capacity: int | None,
-        noise=None,
-        bias_V1E: Tensor | None = None,
-        num_nodes: int = 1,
     ) -> Gated:
         """Choose two experts for each real token, or one where only one is in reach.
 
         Args:
             z_VTE: scores of the experts in reach.
             is_pad_VT: tokens that are routed nowhere and counted nowhere.
+            within: the experts in reach.
             capacity: slots of an expert for each rank; None: nothing is dropped.
-            noise: `RoutingNoise` of this layer in training; None: no noise.
-            bias_V1E: added to the probabilities where experts are compared.
-            num_nodes: that these experts lie on, equally many on each.
         """
-        num_experts = z_VTE.shape[-1]
+        num_experts, noise = z_VTE.shape[-1], within.noise
         probs_VTE = self._probabilities(z_VTE)
-        eligible_VTE = self._eligible(probs_VTE, z_VTE, bias_V1E, num_nodes)
+        eligible_VTE = self._eligible(probs_VTE, z_VTE, within)
         first_VT = eligible_VTE.argmax(dim=-1)
         ids = [first_VT]
         if num_experts > 1:

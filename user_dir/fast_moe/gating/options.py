@@ -23,6 +23,7 @@ class GateOptions:
     second_policy: str
     normalize_before_dropping: bool
     prioritize: bool
+    expert_choice: bool  # in the encoder experts choose tokens
     limit_nodes: int | None
     dropout: float  # share of updates in which tokens stay on their rank
     dropout_skips: bool  # ... or see no expert at all
@@ -49,6 +50,7 @@ class GateOptions:
             second_policy=read("moe_second_expert_policy", policy),
             normalize_before_dropping=read("moe_normalize_gate_prob_before_dropping", False),
             prioritize=read("moe_batch_prioritized_routing", False),
+            expert_choice=read("moe_expert_choice", False),
             limit_nodes=read("moe_limit_nodes", None),
             dropout=read("moe_gating_dropout", 0.0),
             dropout_skips=read("moe_gating_dropout_skip", False),

@@ -4,9 +4,7 @@ Shape suffixes: V hosted ranks, T tokens of a rank (padded to the largest rank),
 token, E experts in reach, C slots an expert offers to one rank.
 """
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -23,25 +21,12 @@ class Routing:
     weights_VTK: Tensor  # what combine multiplies an expert's output with; 0 where slot is -1
     counts_VE: Tensor  # int64, choices of each expert before drops
     first_counts_VE: Tensor  # int64, of these the tokens' first choices
+    num_tokens_V: Tensor  # int64, real tokens that could be routed
     capacity: int | None  # slots an expert offers to one rank; None: as many as it needs
 
     @property
     def num_choices(self) -> int:
         return self.expert_ids_VTK.shape[-1]
-
-
-def expert_capacity(num_tokens: int, num_experts: int, *, top_k: int, factor: float) -> int:
-    """Slots that each expert offers to one rank's tokens (GShard, algorithm 1); at least 1.
-
-    ``factor`` is taken as the decimal that the user wrote, so that 1.1 · 10 is 11.
-    """
-    even_share = -(-num_tokens // num_experts)
-    return max(1, math.floor(top_k * even_share * Fraction(str(factor))))
-
-
-def evaluation_capacity(num_tokens: int, *, fraction: float) -> int:
-    """Slots of an expert at evaluation: that share of a rank's tokens, rounded up; at least 1."""
-    return max(1, math.ceil(num_tokens * Fraction(str(fraction))))
 
 
 def assign_slots(
@@ -122,6 +107,7 @@ def build_routing(
         weights_VTK=weights_VTK,
         counts_VE=counts_VE,
         first_counts_VE=first_counts_VE,
+        num_tokens_V=first_counts_VE.sum(1),  # every token has a first choice
         capacity=capacity,
     )
 

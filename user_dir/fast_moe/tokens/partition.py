@@ -14,6 +14,7 @@ from user_dir.errors import UserError
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.running_state import RunningState, move_mean
+from user_dir.fast_moe.tokens.quantiles import best_first, upper_quantile
 from user_dir.fast_moe.tokens.ranked import RankedTokens
 
 logger = logging.getLogger(__name__)
@@ -126,11 +127,11 @@ class TokenPartition(RunningState):
             is_above_VT = (score_VT >= threshold_V1) & is_known_V1 & ~is_taken_VT
             if not self.training:
                 return is_above_VT, None
-        order_VT = _best_first(score_VT, is_taken_VT)
+        order_VT = best_first(score_VT, is_taken_VT)
         quantile_V2 = None
         if self.training:
             sorted_VT = score_VT.gather(1, order_VT)
-            quantile_V2 = _quantile(sorted_VT, is_taken_VT, share=self._shares[column])
+            quantile_V2 = upper_quantile(sorted_VT, is_taken_VT, share=self._shares[column])
         places_T = torch.arange(score_VT.shape[1], device=score_VT.device)
         is_within_VT = places_T < tokens.quotas_VR[:, REACH_IDS[_NEAR[column]], None]
         is_best_VT = torch.zeros_like(is_taken_VT).scatter(-1, order_VT, is_within_VT)
@@ -172,29 +173,3 @@ def select_experts(z_VTE: Tensor, experts_VR: Tensor) -> Tensor:
     num_tokens = z_VTE.shape[1]
     index = experts_VR.unsqueeze(1).expand(-1, num_tokens, -1)
     return z_VTE.gather(-1, index)
-
-
-def _best_first(score_VT: Tensor, is_taken_VT: Tensor) -> Tensor:
-    """The free tokens by falling score, then the taken ones, whatever their scores are."""
-    score_VT = score_VT.masked_fill(is_taken_VT, float("-inf"))
-    order_VT = score_VT.argsort(dim=-1, descending=True, stable=True)
-    return order_VT.gather(-1, is_taken_VT.gather(-1, order_VT).long().argsort(stable=True))
-
-
-def _quantile(sorted_VT: Tensor, is_taken_VT: Tensor, *, share: float) -> Tensor:
-    """The score that the share of the free tokens reach, and 1; twice 0 where none is free.
-
-    Args:
-        sorted_VT: scores by `_best_first`.
-
-    Returns:
-        (V, 2), in double precision.
-    """
-    num_free_V1 = (~is_taken_VT).sum(1, keepdim=True)
-    place_V1 = share * (num_free_V1 - 1).clamp(min=0).double()
-    low_V1 = place_V1.floor().long()
-    high_V1 = torch.minimum(low_V1 + 1, (num_free_V1 - 1).clamp(min=0))
-    low, high = (sorted_VT.gather(1, one).double() for one in (low_V1, high_V1))
-    value_V1 = low + (high - low) * (place_V1 - low_V1)
-    is_defined_V1 = num_free_V1 > 0
-    return torch.cat([torch.where(is_defined_V1, value_V1, 0), is_defined_V1.double()], dim=1)

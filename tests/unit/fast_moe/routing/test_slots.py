@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from user_dir.fast_moe.config import CapacityRule
 from user_dir.fast_moe.dispatch.capacity import CapacityTrip
 from user_dir.fast_moe.dispatch.dropless import DroplessTrip
 from user_dir.fast_moe.dispatch.schedule import run_trips
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.layout.topology import Topology
-from user_dir.fast_moe.routing.slots import Routing, assign_slots, build_routing, expert_capacity
+from user_dir.fast_moe.routing.capacity import CapacityRule, expert_capacity
+from user_dir.fast_moe.routing.slots import Routing, assign_slots, build_routing
 
 
 @settings(max_examples=60, deadline=None)
