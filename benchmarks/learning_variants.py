@@ -55,6 +55,7 @@ PEERS = {
     "balance by bias": ("--moe-balance", "bias"),
     "no balance": ("--moe-balance", "none"),
     "bottleneck": ("--scomoe-type", "bottleneck", "--moe-exchange-dim", HALF_WIDTH),
+    "expert choice": ("--moe-expert-choice",),
     "z-loss": ("--moe-z-loss-wt", "0.001"),
     "shared expert": ("--moe-shared-expert-ffn-dim", "256"),
     "conditional routing": ("--moe-cmr",),

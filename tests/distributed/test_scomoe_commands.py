@@ -17,7 +17,10 @@ VARIANTS = {
         *("--moe-gating-dropout", "0.3", "--moe-exchange", "hierarchical"),
     ],
     "seq+cluster": ["--scomoe-type", "seq", "--token-cluster", "--moe-top1-expert"],
-    "cluster by token": ["--token-cluster", "--cluster-by", "token", "--cluster-table", "similar"],
+    "cluster by token": [
+        *("--token-cluster", "--cluster-by", "token", "--cluster-table", "similar"),
+        *("--scomoe-type", "bottleneck", "--moe-exchange-dim", "16", "--moe-expert-choice"),
+    ],
     "cluster by centroid": [
         *("--token-cluster", "--cluster-by", "kmeans", "--cluster-warmup", "2"),
         *("--scomoe-type", "seq", "--moe-balance-scope", "global"),

@@ -98,6 +98,12 @@ def check_new_run(args: Namespace) -> None:
                 f"--{name} {given(name)} has no effect without --scomoe-type seq or --scomoe-type "
                 f"feat; add one of them, or leave --{name} out"
             )
+    balance = given("moe_balance")
+    if balance in ("bias", "none") and given("moe_balance_scope") == "global":
+        raise UserError(
+            f"--moe-balance-scope global is about the balance loss, which --moe-balance {balance} "
+            "leaves out; leave one of them out"
+        )
     if given("fp16") and (given("cpu") or not torch.cuda.is_available()):
         raise UserError("--fp16 is very slow on a CPU; use --bf16, or neither")
     if given("optimizer") in _ADAM and list(given("lr") or ()) == _LR_NOT_GIVEN:
