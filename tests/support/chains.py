@@ -83,7 +83,8 @@ def build_mixture(parts: MoeParts, *, kind: LayerKind, name: str) -> EfficientMo
     if kind is LayerKind.CLUSTER:
         layer = build_clustering_layer(parts, sizes, name=name)
     else:
-        layer = build_moe_layer(parts, sizes, kind=kind, name=name)
+        by_expert = parts.config.gate.expert_choice
+        layer = build_moe_layer(parts, sizes, kind=kind, name=name, experts_choose=by_expert)
     with torch.no_grad():
         for parameter in layer.gate.parameters():
             parameter.mul_(4)
@@ -164,14 +165,15 @@ def pass_through(
     with precision:
         y_SBD, reports = chain(x_SBD, tokens)
     loss = (y_SBD * weight_SBD).sum()
-    for report in reports:
-        loss = loss + 0.3 * report.balance_loss_V.sum()
+    balances = [one.balance_loss_V for one in reports if one.balance_loss_V is not None]
+    for balance_V in balances:
+        loss = loss + 0.3 * balance_V.sum()
     loss.backward()
     parameters = dict(chain.named_parameters())
     return {
         "added": y_SBD - x_SBD,
         "x.grad": x_SBD.grad,
-        **{f"balance.{i}": report.balance_loss_V for i, report in enumerate(reports)},
+        **{f"balance.{i}": balance_V for i, balance_V in enumerate(balances)},
         **{
             f"{name}.grad": torch.zeros_like(p) if p.grad is None else p.grad
             for name, p in parameters.items()
@@ -235,6 +237,11 @@ VARIANTS = [
             "cluster, seq, sigmoid",
             "cluster, seq, recomputed",
             "cluster, feat",
+            "experts choose, seq",
+            "experts choose, seq by threshold, recomputed",
+            "experts choose, seq, eight experts a rank, more than an even share",
+            "experts choose, feat, one expert a rank",
+            "bottleneck",
             "cluster, greedy",
             "cluster, balanced",
             "cluster, balanced by step",
