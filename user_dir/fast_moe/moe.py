@@ -19,7 +19,7 @@ of a token, and of one reach R experts, C slots of an expert for one rank, L exp
  5. The reaches are added up: a token is 0 in all but its own.                    y (V, T, D)
  6. If anyone reads it, the layer reports (`report.py`).
 
-In an encoder experts may choose tokens instead (`gating/expert_choice.py`), the rest being the same.
+In an encoder experts may choose tokens instead (`gating/expert_choice.py`); the rest is the same.
 A plain layer has one reach, and a bottleneck sends narrow rows; SCoMoE-Feat makes a trip with each
 slice of the features instead of each reach of the tokens, and concatenates. A token may go to
 each node once (`dispatch/hierarchical.py`). Padding is no token: it is routed nowhere and stays 0.
