@@ -275,6 +275,18 @@ CASES = [
         drops=False,
         reaches=("local",),
     ),
+    StackCase(
+        "experts choose, hierarchical, seq",
+        {**BY_EXPERT, **HIERARCHICAL, **SEQ},
+        drops=False,
+    ),
+    StackCase(
+        "experts choose, hierarchical, evaluation",
+        {**BY_EXPERT, **HIERARCHICAL},
+        training=False,
+        drops=False,
+        reaches=(),
+    ),
     StackCase("experts choose, bottleneck", {**BY_EXPERT, **BOTTLENECK}, drops=False, reaches=()),
     StackCase("experts choose, evaluation", BY_EXPERT, training=False, drops=False, reaches=()),
     StackCase("experts choose, seq, evaluation", {**BY_EXPERT, **SEQ}, training=False, drops=False),

@@ -223,7 +223,15 @@ class EfficientMoeLayer(nn.Module):
             # What all tokens do says nothing about those that SEQ gives this reach.
             micro_batch=None if everybody and self.kind is LayerKind.SEQ else tokens.micro_batch,
         )
-        capacity = self._capacity(reach, tokens, everybody=everybody)
+        capacity = self.capacity.slots_in_reach(
+            reach,
+            tokens.sizes,
+            num_experts=experts_VE.shape[1],
+            training=self.training,
+            by_quota=not everybody,
+            any_number=self._divides_by_threshold,
+            on_cpu=z_VTE.device.type == "cpu",
+        )
         gated = self.gate.route(z_VTE, is_absent_VT, within, capacity=capacity)
         routing = gated.routing
         if self.masking.is_on:
@@ -255,26 +263,6 @@ class EfficientMoeLayer(nn.Module):
             counts = sizes.quotas[part.reach] if by_quota else sizes.counts
             most_rows = routing.num_choices * sum(counts)
         return DroplessTrip(x_VTD, routing, plan, experts, most_rows=most_rows)
-
-    def _capacity(self, reach: Reach, tokens: RankedTokens, *, everybody: bool) -> int | None:
-        """Slots of an expert for one rank's tokens of a reach; None: as many as it takes."""
-        num_experts = self.topology.num_experts_in(reach)
-        sizes = tokens.sizes
-        # By threshold as many tokens as there are may stay on their rank.
-        any_number = reach is Reach.LOCAL and not everybody and self._divides_by_threshold
-        all_count = everybody or (any_number and self.capacity.by_expert)
-        largest = sizes.num_tokens if all_count else sizes.largest_quotas[reach]
-        slots = self.capacity.slots(largest, num_experts, training=self.training)
-        if slots is None or reach is not Reach.LOCAL or self.capacity.by_expert:
-            return slots
-        if any_number:
-            return None
-        # What stays on its rank is never dropped: a slot for every token wastes nothing where
-        # a token goes to all the rank's experts; with more experts exact counts are cheaper, on a
-        # GPU with more than twice as many: one batched product is faster than a grouped one
-        # (reasoned, not measured).
-        waste = 1 if tokens.is_pad_VT.device.type == "cpu" else 2
-        return max(1, largest) if num_experts <= waste * self.capacity.top_k else None
 
     def _finish(
         self,

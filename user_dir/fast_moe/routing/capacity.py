@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+from user_dir.fast_moe.layout.reach import Reach
+from user_dir.fast_moe.tokens.ranked import Sizes
+
 
 @dataclass(frozen=True)
 class CapacityRule:
@@ -30,6 +33,40 @@ class CapacityRule:
             return max(1, math.ceil(self.share(num_experts) * num_tokens))
         top_k = min(self.top_k, num_experts)
         return expert_capacity(num_tokens, num_experts, top_k=top_k, factor=self.factor)
+
+    def slots_in_reach(
+        self,
+        reach: Reach,
+        sizes: Sizes,
+        *,
+        num_experts: int,
+        training: bool,
+        by_quota: bool,
+        any_number: bool,
+        on_cpu: bool,
+    ) -> int | None:
+        """Slots of an expert for one rank's tokens of a reach; None: as many as it takes.
+
+        Args:
+            num_experts: in reach.
+            by_quota: not all tokens of a rank may have that reach, but its quota.
+            any_number: or whatever tokens reach a threshold.
+        """
+        stays = reach is Reach.LOCAL
+        all_may_stay = stays and by_quota and any_number
+        all_count = not by_quota or (all_may_stay and self.by_expert)
+        largest = sizes.num_tokens if all_count else sizes.largest_quotas[reach]
+        slots = self.slots(largest, num_experts, training=training)
+        if slots is None or not stays or self.by_expert:
+            return slots
+        if all_may_stay:
+            return None
+        # What stays on its rank is never dropped: a slot for every token wastes nothing where
+        # a token goes to all the rank's experts; with more experts exact counts are cheaper, on a
+        # GPU with more than twice as many: one batched product is faster than a grouped one
+        # (reasoned, not measured).
+        waste = 1 if on_cpu else 2
+        return max(1, largest) if num_experts <= waste * self.top_k else None
 
     def share(self, num_experts: int) -> Fraction:
         """Of a rank's tokens, what each of the experts in reach takes where they choose."""
