@@ -57,7 +57,7 @@ def check_usage(arguments: Sequence[str], *, is_fairseqs_own: bool = False) -> N
     if not has_other_plugin:  # which may have options of its own
         _refuse_unknown(_flags_of(given), option_strings(parser))
     try:
-        options, _ = parser.parse_known_args(given)
+        options, rest = parser.parse_known_args(given)
     except UsageError as error:
         raise UserError(sentence_of_parser(str(error))) from None
     if not is_fairseqs_own and "--task" not in _flags_of(given):
@@ -76,7 +76,7 @@ def check_usage(arguments: Sequence[str], *, is_fairseqs_own: bool = False) -> N
     if not has_other_plugin:
         _refuse_unknown_names(options)
     if options.task in _TRANSLATION:
-        _check_data(given, options)
+        _check_data(given, options, rest)
 
 
 def option_strings(parser: argparse.ArgumentParser) -> list[str]:
@@ -173,8 +173,8 @@ def _no_choice(flag: str, name: str, choices: Collection[str]) -> str:
     return f"{flag} {name} is unknown; {', '.join(shown)} would do"
 
 
-def _check_data(arguments: Sequence[str], options: argparse.Namespace) -> None:
-    data = _data_of(arguments)
+def _check_data(arguments: Sequence[str], options: argparse.Namespace, rest: Sequence[str]) -> None:
+    data = _data_of(rest)
     if data is None:
         # After a switch it looks like an option's value; those of others are no such folders.
         if not any(_is_corpus(one) for one in arguments):
@@ -218,12 +218,16 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _data_of(arguments: Sequence[str]) -> str | None:
-    """The folder of the data, where it cannot be anything else."""
-    if arguments and not arguments[0].startswith("-"):
-        return arguments[0]
-    if len(arguments) > 1 and not any(one.startswith("-") for one in arguments[-2:]):
-        return arguments[-1]  # after an option's value
+def _data_of(rest: Sequence[str]) -> str | None:
+    """The folder of the data, where it cannot be anything else.
+
+    Args:
+        rest: the arguments without the options that are known here, and their values.
+    """
+    if rest and not rest[0].startswith("-"):
+        return rest[0]
+    if len(rest) > 1 and not any(one.startswith("-") for one in rest[-2:]):
+        return rest[-1]  # after an option's value
     return None
 
 

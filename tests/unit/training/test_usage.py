@@ -45,6 +45,8 @@ def test_what_is_right_passes_with_the_data_first_last_or_after_a_switch(corpus)
     check_usage([str(corpus), *GOOD])
     check_usage([*GOOD, str(corpus)])
     check_usage(["--cpu", str(corpus), *GOOD])
+    check_usage(["--processes", "2", str(corpus), *GOOD])
+    check_usage(["--no-progress-bar", str(corpus), *GOOD])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,9 @@ def test_a_mistake_is_named_with_what_would_do(corpus, arguments, sentence):
 
 def test_the_folder_of_the_data_is_found_wanting(corpus, tmp_path):
     assert refused(*GOOD).startswith("DATA is missing")
-    assert refused(tmp_path / "x", *GOOD).startswith(f"DATA ({tmp_path / 'x'}): no such folder")
+    for before in ["--processes", "2"], ["--cpu"], []:
+        sentence = refused(*before, tmp_path / "x", *GOOD)
+        assert sentence.startswith(f"DATA ({tmp_path / 'x'}): no such folder")
     assert refused(corpus.parent, *GOOD).endswith(f"but {corpus} does: name that folder")
     assert "is a file" in refused(corpus / "dict.de.txt", *GOOD)
     both = f"{corpus}:{corpus / 'no'}"
