@@ -14,6 +14,7 @@ from benchmarks import (
     learning_variants,
     limits,
     network,
+    network_bytes,
     planning,
     sorting,
 )
@@ -25,6 +26,7 @@ from benchmarks.timing import RESULTS, measure, peak_memory
 from tests.support.commands import ROOT, run
 from user_dir.fast_moe.clustering.sorting import differentiable_sort
 from user_dir.fast_moe.config import MoeConfig
+from user_dir.fast_moe.routing.slots import expert_capacity
 from user_dir.fast_moe.tokens.ranked import rank_tokens
 from user_dir.transformer import architectures  # noqa: F401 (registers them)
 from user_dir.transformer.model import ScomoeModel
@@ -158,6 +160,21 @@ def test_the_network_table_takes_its_limit_from_bytes_and_waiting():
     assert (seq["overlap"], seq["of formula"]) == ("1.50", "1.010")
     # A node's 3.03 MB take a second at 24.24 Mbit/s; overlap takes half of it off the step.
     assert seq["hidden"] == "50%"
+
+
+def test_bytes_between_more_nodes_are_counted(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["network_bytes", "--small", "--results", str(tmp_path)])
+    network_bytes.main()
+    assert "| gshard, hierarchical |" in capsys.readouterr().out
+    records = json.loads((tmp_path / "network_bytes.small.json").read_text())["records"]
+    counted = {record["variant"]: record["bytes a rank"] for record in records}
+    for nodes in network_bytes.NODES:
+        # 16 tokens a rank, two experts a rank: slots of a node's two ranks, for six layers.
+        slots = expert_capacity(16, 4 * nodes, top_k=2, factor=1.0)
+        to_a_node = 6 * 2 * (4 * 32) * 4 * slots
+        assert counted["gshard"][str(nodes)] == (nodes - 1) * to_a_node
+        limited = [counted[name][str(nodes)] for name in counted if name.startswith("one node")]
+        assert 0 < limited[1] < limited[0]
 
 
 @pytest.mark.parametrize(("option", "named"), [("--device=cuda", "--device"), ("--full", "--full")])
