@@ -165,7 +165,7 @@ def test_the_network_table_takes_its_limit_from_bytes_and_waiting():
 def test_bytes_between_more_nodes_are_counted(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["network_bytes", "--small", "--results", str(tmp_path)])
     network_bytes.main()
-    assert "| gshard, hierarchical |" in capsys.readouterr().out
+    assert "| gshard, hierarchical " in capsys.readouterr().out
     records = json.loads((tmp_path / "network_bytes.small.json").read_text())["records"]
     counted = {record["variant"]: record["bytes a rank"] for record in records}
     for nodes in network_bytes.NODES:
