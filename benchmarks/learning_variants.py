@@ -5,17 +5,18 @@ from dataclasses import dataclass
 SEQ = ("--scomoe-type", "seq", "--ratio1", "0.2", "--ratio2", "0.5")
 HALF_SEQ = ("--scomoe-type", "seq", "--ratio1", "0.1", "--ratio2", "0.25")
 FEAT = ("--scomoe-type", "feat", "--ratio1", "0.25", "--ratio2", "0.5")
+SCORES = ("--token-cluster", "--cluster-by", "scores")
 VARIANTS = {
     "dense": ("--moe-freq", "0"),
     "gshard": (),
     "switch": ("--moe-top1-expert",),
     "seq": SEQ,
     "feat": FEAT,
-    "seq+cluster": (*SEQ, "--token-cluster"),
-    "feat+cluster": (*FEAT, "--token-cluster"),
+    "seq+cluster": (*SEQ, *SCORES),
+    "feat+cluster": (*FEAT, *SCORES),
 }
-TOKEN = ("--token-cluster", "--cluster-by", "token")
-SIMILAR = (*TOKEN, "--cluster-table", "similar")
+_TABLE = ("--token-cluster", "--cluster-by", "token", "--cluster-table")
+TOKEN, SIMILAR = (*_TABLE, "random"), (*_TABLE, "similar")
 KMEANS = ("--token-cluster", "--cluster-by", "kmeans", "--cluster-table", "similar")
 THRESHOLD = ("--scomoe-partition", "threshold")
 GLOBAL = ("--moe-balance-scope", "global")
@@ -32,7 +33,7 @@ CLUSTERS = {
     "seq+cluster by kmeans": (*SEQ, *KMEANS),
     "seq by node+cluster by token": (*BY_NODE, *TOKEN),
     "seq by node+cluster by similar token": (*BY_NODE, *SIMILAR),
-    "seq by node+cluster": (*BY_NODE, "--token-cluster"),
+    "seq by node+cluster": (*BY_NODE, *SCORES),
     "feat+cluster by similar token": (*FEAT, *SIMILAR),
     "seq+cluster by similar token, threshold": (*SEQ, *SIMILAR, *THRESHOLD),
     "seq+cluster by similar token, global balance": (*SEQ, *SIMILAR, *GLOBAL),
@@ -40,9 +41,9 @@ CLUSTERS = {
 # What seq+cluster changes, one thing at a time; by --only.
 CONTROLS = {
     "gshard, reordered": ("--reorder-layers",),
-    "gshard+cluster": ("--token-cluster",),
+    "gshard+cluster": SCORES,
     "seq, reordered": (*SEQ, "--reorder-layers"),
-    "seq/2+cluster": (*HALF_SEQ, "--token-cluster"),
+    "seq/2+cluster": (*HALF_SEQ, *SCORES),
 }
 HALF_WIDTH = "D/2"  # of the model that is trained
 # What others do about the network or train mixtures with, one thing changed against gshard; by

@@ -88,7 +88,7 @@ own_options=()
 # What SCoMoE adds to GShard; shares of features are powers of two.
 scomoe_seq_args=(--scomoe-type seq --ratio1 0.2 --ratio2 0.5)
 scomoe_feat_args=(--scomoe-type feat --ratio1 0.25 --ratio2 0.5)
-cluster_args=(--token-cluster --temperature 0.5)
+cluster_args=(--token-cluster --cluster-by scores --temperature 0.5)
 
 # The paper's settings, and those of its release's scripts where the paper says nothing.
 common_settings=(

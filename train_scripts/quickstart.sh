@@ -79,7 +79,7 @@ step "2/4 training: SCoMoE-Seq with token clustering, $updates updates on $proce
 # Without these four lines it is GShard.
 scomoe_seq_args=(
   --scomoe-type seq --ratio1 0.2 --ratio2 0.5
-  --token-cluster --temperature 0.5
+  --token-cluster
 )
 training=(
   --processes "$processes" "$corpus/bin"

@@ -14,6 +14,7 @@ TRAINING = [
     *("--encoder-attention-heads", "2", "--decoder-attention-heads", "2"),
     *("--moe-nodes", "2", "--moe-ranks-per-node", "2", "--moe-expert-count", "8"),
     *("--scomoe-type", "seq", "--ratio1", "0.2", "--ratio2", "0.5", "--token-cluster"),
+    *("--cluster-by", "scores"),  # all that there was
     # Validation was by the ratios of training then.
     *("--scomoe-inference-partition", "quota"),
     *("--criterion", "moe_cross_entropy", "--label-smoothing", "0.1", "--dropout", "0"),

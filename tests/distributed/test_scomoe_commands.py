@@ -16,10 +16,13 @@ VARIANTS = {
         *("--moe-cmr", "--moe-cmr-dropout", "0.2", "--moe-eom", "0.1"),
         *("--moe-gating-dropout", "0.3", "--moe-exchange", "hierarchical"),
     ],
-    "seq+cluster": ["--scomoe-type", "seq", "--token-cluster", "--moe-top1-expert"],
-    "cluster by token": [
-        *("--token-cluster", "--cluster-by", "token", "--cluster-table", "similar"),
-        *("--scomoe-type", "bottleneck", "--moe-exchange-dim", "16", "--moe-expert-choice"),
+    "seq+cluster": [
+        *("--scomoe-type", "seq", "--token-cluster", "--cluster-by", "scores"),
+        "--moe-top1-expert",
+    ],
+    "cluster by similar token, the default": [
+        *("--token-cluster", "--scomoe-type", "bottleneck", "--moe-exchange-dim", "16"),
+        "--moe-expert-choice",
     ],
     "cluster by centroid": [
         *("--token-cluster", "--cluster-by", "kmeans", "--cluster-warmup", "2"),
@@ -28,7 +31,12 @@ VARIANTS = {
     "feat+cluster": ["--scomoe-type", "feat", "--token-cluster", "--gate-type", "sigmoid"],
 }
 # The numbers of processes that are compared with one; each number hosts ranks in its own way.
-OTHERS = {"seq": (2, 4), "feat": (2,), "cluster by token": (2,), "seq+cluster": (2,)}
+OTHERS = {
+    "seq": (2, 4),
+    "feat": (2,),
+    "cluster by similar token, the default": (2,),
+    "seq+cluster": (2,),
+}
 OTHERS |= {"cluster by centroid": (4,), "feat+cluster": (4,)}
 LOGGED = (
     *("loss", "nll_loss", "gnorm", "sample_size", "moe_gate_loss", "moe_overflow1"),

@@ -78,6 +78,8 @@ def describe_misfit(state_dict: Mapping[str, Tensor], model: nn.Module) -> str:
             )
     buffers = {name for name, _ in model.named_buffers()}
     missing, spare = wanted.keys() - found.keys(), found.keys() - wanted.keys() - buffers
+    if any(name.endswith(".gate.weight") for name in spare) and not missing:
+        return "the checkpoint's clusters go by learned scores; --cluster-by scores would do"
     if missing:
         difference = f"the checkpoint has no {min(missing)}, which the model has"
     else:

@@ -211,14 +211,16 @@ def add_scomoe_options(parser) -> None:
         choices=CLUSTER_KEYS,
         help="what clusters follow from: scores, learned ones (the paper's BalanceGate); token, a "
         "fixed table of the dictionary; language, the language token that begins a sentence; "
-        "kmeans, directions of the tokens' vectors. With --token-cluster (default: scores)",
+        "kmeans, directions of the tokens' vectors. With --token-cluster (default: "
+        "token; scores with --temperature or --gate-type, which are for it alone, and with "
+        "fairseq's own tasks)",
     )
     add(
         "--cluster-table",
         metavar="TABLE",
         help="which tokens share a cluster with --cluster-by token and kmeans: random; similar, "
         "those that occur in like contexts; or a file with lines of a token, a tab and its "
-        "cluster (default: random)",
+        "cluster (default: similar)",
     )
     add(
         "--cluster-warmup",

@@ -39,6 +39,7 @@ from user_dir.transformer.flags import add_moe_options, add_scomoe_options
 from user_dir.transformer.options import (
     check_new_run,
     check_training_options,
+    choose_clusters,
     resolve_layout,
     with_cluster_groups,
 )
@@ -66,6 +67,7 @@ class ScomoeModel(TransformerModel):
         if not isinstance(args, Namespace):  # fairseq-hydra-train
             return cls._build_for_hydra(args, task)
         base_architecture(args)
+        choose_clusters(args)
         config = MoeConfig.from_args(args)
         if not config.has_moe:
             return super().build_model(args, task)

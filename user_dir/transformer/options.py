@@ -80,6 +80,23 @@ _REFUSED = {
 _LR_NOT_GIVEN, _ADAM = [0.25], ("adam", "moe_adam")
 
 
+def choose_clusters(args: Namespace) -> None:
+    """Let the clusters of a new run go by a table of similar tokens if nothing else is asked for.
+
+    It is what learns best (docs/results.md). Checkpoints that are older than `--cluster-by` have
+    learned scores, which `MoeConfig` goes on to take where an option is missing.
+    """
+    given = vars(args).get
+    if "moe_layout_given" in vars(args) or not given("token_cluster"):
+        return
+    learns = given("gate_type") is not None or given("temperature") is not None
+    has_tables = str(given("task")).startswith("scomoe_")
+    if given("cluster_by") is None:
+        args.cluster_by = "token" if has_tables and not learns else "scores"
+    if given("cluster_table") is None:
+        args.cluster_table = "similar"
+
+
 def check_new_run(args: Namespace) -> None:
     """Refuse what hardly anybody means; what is trained already is used as it was trained."""
     given = vars(args).get
