@@ -12,8 +12,25 @@ from user_dir.reporting.figures import Figure
 
 WIDTH, HEIGHT = 620, 420
 LINE = 13  # pixels between labels
+# As the documents call them.
+NAMES = {
+    "gshard": "GShard",
+    "gshard, reordered": "GShard, layers reordered",
+    "gshard+cluster": "clusters by scores",
+    "switch": "Switch",
+    "seq": "Seq",
+    "feat": "Feat",
+    "seq+cluster": "Seq + clusters by scores (the paper's)",
+    "feat+cluster": "Feat + clusters by scores (the paper's)",
+    "cluster by token": "clusters of random tokens",
+    "cluster by similar token": "clusters of similar tokens",
+    "cluster by kmeans": "clusters by k-means",
+    "seq+cluster by similar token": "Seq + clusters of similar tokens",
+    "seq+cluster by token": "Seq + clusters of random tokens",
+    "feat+cluster by similar token": "Feat + clusters of similar tokens",
+}
 FAMILIES = (
-    ("plain and structured (paper)", VARIANTS),
+    ("the paper's", VARIANTS),
     ("ways to cluster", CLUSTERS),
     ("controls", CONTROLS),
     ("other methods", PEERS),
@@ -57,7 +74,7 @@ def draw(corpus: str, summaries: list[Summary]) -> Figure:
     )
     values = [
         {
-            "variant": s.variant,
+            "variant": NAMES.get(s.variant, s.variant),
             "family": family_of(s.variant),
             "megabytes": s.megabytes,
             "nll": s.nll_end.mean,
@@ -71,6 +88,7 @@ def draw(corpus: str, summaries: list[Summary]) -> Figure:
         "field": "megabytes",
         "type": "quantitative",
         "scale": {"domain": [0, most]},
+        "axis": {"tickCount": 8},
         "title": "megabytes between nodes, an update",
     }
     scale = {"zero": False}

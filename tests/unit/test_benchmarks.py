@@ -26,7 +26,7 @@ from benchmarks.timing import RESULTS, measure, peak_memory
 from tests.support.commands import ROOT, run
 from user_dir.fast_moe.clustering.sorting import differentiable_sort
 from user_dir.fast_moe.config import MoeConfig
-from user_dir.fast_moe.routing.slots import expert_capacity
+from user_dir.fast_moe.routing.capacity import expert_capacity
 from user_dir.fast_moe.tokens.ranked import rank_tokens
 from user_dir.transformer import architectures  # noqa: F401 (registers them)
 from user_dir.transformer.model import ScomoeModel
