@@ -30,7 +30,7 @@ MODELS = {
     "tiny, gshard, capacity 2": (*TINY, "--capacity-factor", "2"),
     "tiny, gshard, dropless": (*TINY, "--capacity-factor", "0"),
     "tiny, seq": (*TINY, *SEQ),
-    "tiny, seq+cluster": (*TINY, *SEQ, "--token-cluster"),
+    "tiny, seq+cluster": (*TINY, *SEQ, "--token-cluster", "--cluster-by", "scores"),
     "tiny, feat": (*TINY, "--scomoe-type", "feat"),
     "tiny, bottleneck 64": (*TINY, "--scomoe-type", "bottleneck", "--moe-exchange-dim", "64"),
     "deep, gshard": DEEP,

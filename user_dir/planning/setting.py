@@ -11,7 +11,11 @@ from user_dir.fast_moe.layout.reach import Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.transformer.checks import check_scomoe_layout, check_stacks
 from user_dir.transformer.layer_order import LayerOrder, order_layers
-from user_dir.transformer.options import check_new_run, check_training_options
+from user_dir.transformer.options import (
+    check_new_run,
+    check_training_options,
+    choose_clusters,
+)
 from user_dir.transformer.sizes import SIZES
 
 # Where neither the command line nor the architecture says it: fairseq's base transformer.
@@ -75,6 +79,8 @@ class Setting:
             UserError: training would refuse them, or they make no mixture.
         """
         args = with_defaults(args)
+        args.task = "scomoe_translation"  # as both of our tasks do
+        choose_clusters(args)
         config = MoeConfig.from_args(args)
         layout = Layout(args.moe_nodes, args.moe_ranks_per_node)
         _check(args, config, layout, device=device)

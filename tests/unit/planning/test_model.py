@@ -27,7 +27,12 @@ SMALL = {
 VARIANTS = [
     {},
     {"scomoe_type": "feat", "scomoe_feat_projection": True, "moe_expert_ffn_dim": 20},
-    {"scomoe_type": "seq", "token_cluster": True, "layernorm_after_moe_layer": True},
+    {
+        "scomoe_type": "seq",
+        "token_cluster": True,
+        "cluster_by": "scores",
+        "layernorm_after_moe_layer": True,
+    },
     {"scomoe_type": "bottleneck", "moe_exchange_dim": 16, "moe_shared_expert_ffn_dim": 40},
     {"moe_cmr": True},
     {"token_cluster": True, "cluster_by": "token", "decoder_moe_freq": 2},

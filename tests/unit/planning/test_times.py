@@ -102,6 +102,14 @@ def test_half_precision_halves_bytes_and_keeps_float32_copies():
     assert of_full.loading == parameters.of_rank * 12
 
 
+def test_clusters_are_those_of_a_new_run_of_our_tasks():
+    clusters = {"arch": "scomoe_tiny", "token_cluster": True}
+    usual, learned = setting(**clusters), setting(**clusters, cluster_by="scores")
+    assert usual.config.cluster_by == "token"
+    extra = count_parameters(learned).shared - count_parameters(usual).shared
+    assert extra == 2 * 128 * 8  # a score for each expert, in both stacks
+
+
 def test_the_largest_batch_is_the_largest():
     assert [largest_batch(lambda n, m=most: n <= m) for most in (0, 1, 7, 8, 1000)] == [
         0, 1, 7, 8, 1000,
