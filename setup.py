@@ -7,6 +7,7 @@ COMMANDS = (
     "translate",
     "evaluate",
     "average",
+    "upcycle",
     "compare",
     "plan",
     "report",

@@ -29,7 +29,7 @@ class _Checking(Protocol):
 
 
 def check_start_fits(model: _Checking, options: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint that training starts from if it does not fit the model.
+    """Refuse the checkpoint that training starts from if it does not fit the model, a mixture.
 
     Said when fairseq has loaded it, the reason would be lost in fairseq's own words.
 
@@ -40,6 +40,12 @@ def check_start_fits(model: _Checking, options: Mapping[str, Any]) -> None:
     if start is None or not start.path.is_file():
         return
     weights = read_state(start.path)["model"]
+    if start.is_named and not any(name.endswith("weight1_LDH") for name in weights):
+        raise MisfitError(
+            f"{start.flag} ({start.path}) is of a model without experts; `scomoe-upcycle "
+            f"{start.path} --out moe.pt`, with this model's --moe-freq and --moe-expert-count, "
+            "makes one with experts of it for --finetune-from-model moe.pt"
+        )
     try:
         model.check_fits(weights)
     except UserError as error:
