@@ -15,11 +15,11 @@ from pathlib import Path
 
 from user_dir.checkpoints.files import model_options, open_checkpoint
 from user_dir.checkpoints.options.check import add_trust_option
-from user_dir.cli.command import run_command
+from user_dir.cli.command import CommandParser, run_command
 from user_dir.errors import UserError
 from user_dir.option_values import whole_number
 from user_dir.text.whole_output import whole_file
-from user_dir.transformer.flags import add_moe_options, add_scomoe_options
+from user_dir.transformer.flags import OPTION_GROUPS
 from user_dir.transformer.sizes import SIZES
 
 COMMAND = "scomoe-upcycle"
@@ -27,7 +27,7 @@ COMMAND = "scomoe-upcycle"
 
 def get_parser() -> argparse.ArgumentParser:
     """The options; docs/upcycling.md describes them with examples."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -48,16 +48,15 @@ def get_parser() -> argparse.ArgumentParser:
         help="that the gates are drawn from (default: %(default)s)",
     )
     add_trust_option(parser)
-    mixture = parser.add_argument_group("the mixture, as for training (docs/training.md)")
-    add_moe_options(mixture)
-    add_scomoe_options(mixture)
+    for title, add_options in OPTION_GROUPS:
+        add_options(parser.add_argument_group(title))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 for a user's mistake."""
     args = get_parser().parse_args(argv)
-    return run_command(COMMAND, lambda: _upcycle(args))
+    return run_command(COMMAND, lambda: _upcycle(args), debug=args.debug)
 
 
 def _upcycle(args: argparse.Namespace) -> None:
@@ -74,7 +73,7 @@ def _upcycle(args: argparse.Namespace) -> None:
 
     open_checkpoint(args.dense, flag="DENSE", trusted=args.trust_checkpoint)
     state = fairseq_state(args.dense)
-    own = ("dense", "out", "trust_checkpoint")
+    own = ("dense", "out", "trust_checkpoint", "debug")
     given = {name: value for name, value in vars(args).items() if name not in own}
     try:
         options, weights = upcycle(model_options(state), state["model"], given)

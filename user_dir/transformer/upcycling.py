@@ -91,6 +91,11 @@ def check_same_function(config: MoeConfig, args: Namespace) -> None:
         "dense layer counts fully",
     )
     _refuse(
+        gate.expert_choice,
+        "--moe-expert-choice",
+        "weights an expert by its probability, and leaves out tokens that no expert takes",
+    )
+    _refuse(
         config.scomoe_type == "bottleneck",
         "--scomoe-type bottleneck",
         f"lets {config.exchange_dim} features through, fewer than the dense layer reads",

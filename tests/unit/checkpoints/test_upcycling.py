@@ -143,6 +143,7 @@ REFUSED = {
     f"{MIXTURE} --token-cluster": "--token-cluster puts all mixtures behind all attention",
     f"{MIXTURE} --reorder-layers": "--reorder-layers puts all mixtures behind all attention",
     f"{MIXTURE} --moe-top1-expert": "--moe-top1-expert weights an expert by its probability",
+    f"{MIXTURE} --moe-expert-choice": "leaves out tokens that no expert takes",
     f"{MIXTURE} --scomoe-type bottleneck --moe-exchange-dim 8": "lets 8 features through",
     f"{MIXTURE} --scomoe-type feat --ratio1 0.5 --ratio2 0": "an expert 8 or 8 of the 16 features",
     f"{MIXTURE} --layernorm-after-moe-layer": "--layernorm-after-moe-layer normalises",
