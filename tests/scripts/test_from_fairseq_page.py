@@ -72,7 +72,8 @@ def execute(command: str, folder: Path) -> str:
 def check_upcycling(folder: Path, upcycle: str, train_on: str) -> None:
     """A mixture made of the dense model has its loss and is trained on."""
     told = execute(upcycle, folder)
-    assert "--arch scomoe --share-all-embeddings" in told
+    assert "--encoder-embed-dim 16" in told
+    assert "--share-all-embeddings" in told
     assert told.strip().endswith("--finetune-from-model moe.pt")
     of_mixture = validation_loss(folder / "moe.pt", folder)
     of_dense = validation_loss(folder / "dense" / "checkpoint_last.pt", folder)

@@ -71,12 +71,13 @@ def _upcycle(args: argparse.Namespace) -> None:
     from user_dir.checkpoints.upcycling import upcycled_checkpoint
     from user_dir.transformer.upcycling import training_options, upcycle
 
-    open_checkpoint(args.dense, flag="DENSE", trusted=args.trust_checkpoint)
+    saved = open_checkpoint(args.dense, flag="DENSE", trusted=args.trust_checkpoint)
     state = fairseq_state(args.dense)
+    dense = model_options(saved if saved.get("cfg") is not None else state)
     own = ("dense", "out", "trust_checkpoint", "debug")
     given = {name: value for name, value in vars(args).items() if name not in own}
     try:
-        options, weights = upcycle(model_options(state), state["model"], given)
+        options, weights = upcycle(dense, state["model"], given)
     except UserError as error:
         raise UserError(f"DENSE ({args.dense}): {error}") from None
     cfg = OmegaConf.to_container(state["cfg"], resolve=True, enum_to_str=True)

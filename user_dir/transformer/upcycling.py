@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from fairseq.data import Dictionary
+from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
-from fairseq.models.transformer import base_architecture
+from fairseq.models.transformer import TransformerConfig, base_architecture
 from torch import Tensor, nn
 
 from user_dir.checkpoints.upcycling import upcycled_weights
@@ -145,14 +146,16 @@ def _refuse(condition: bool, flag: str, why: str) -> None:
 
 def training_options(args: Namespace) -> list[str]:
     """The options of the command line that make this model of its architecture."""
-    parser = ArgumentParser(add_help=False)
-    ScomoeModel.add_args(parser)
-    usual = Namespace(arch=args.arch)
-    ARCH_CONFIG_REGISTRY[args.arch](usual)
+    parser, declared = ArgumentParser(add_help=False), ArgumentParser(add_help=False)
+    ScomoeModel.add_args(parser)  # without defaults
+    gen_parser_from_dataclass(declared, TransformerConfig(), with_prefix="")
+    usual = Namespace(**{action.dest: action.default for action in declared._actions})
+    of_arch = Namespace(arch=args.arch)
+    ARCH_CONFIG_REGISTRY[args.arch](of_arch)
+    vars(usual).update(vars(of_arch))
     words = ["--arch", args.arch]
     for action in parser._actions:
-        value = vars(args).get(action.dest)
-        default = vars(usual).get(action.dest, action.default)
+        value, default = (vars(options).get(action.dest) for options in (args, usual))
         if value == default or value is None or (value is False and not default):
             continue
         words.append(action.option_strings[0])

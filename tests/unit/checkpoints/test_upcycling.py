@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from tests.support.models import LENGTHS, build_model, loss_of, make_batch
 from user_dir.checkpoints.files import open_checkpoint
@@ -38,11 +39,8 @@ EQUAL = [
 ]
 
 
-def saved(model: torch.nn.Module, path: Path, arch: str) -> Path:
+def saved(model: torch.nn.Module, path: Path, options: Namespace) -> Path:
     """A file as fairseq writes them, its optimizer's state included."""
-    options = Namespace(**{**vars(model.args), "_name": arch})
-    for part in "moe_parts", "encoder", "decoder", "quant_noise":
-        vars(options).pop(part, None)
     state = {
         "args": None,
         "cfg": {"task": {"_name": "translation"}, "model": options},
@@ -59,13 +57,16 @@ def saved(model: torch.nn.Module, path: Path, arch: str) -> Path:
     return path
 
 
-def dense_model(path: Path, arch: str = "transformer", **options):
+def dense_model(folder: Path, arch: str = "transformer", **options):
     """A dense model whose weights are no longer those that it began with, and its file."""
-    model = build_model(arch, **{**SIZES, **options})
+    args = Namespace(**{**SIZES, **options})
+    ARCH_CONFIG_REGISTRY[arch](args)
+    model = build_model(arch, **vars(args))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    return model, saved(model, path / "dense.pt", arch)
+    vars(args).update(arch=arch, _name=arch)
+    return model, saved(model, folder / "dense.pt", args)
 
 
 def run_upcycle(dense: Path, options: str) -> int:
@@ -167,7 +168,7 @@ def test_what_would_not_start_equal_is_refused_with_the_reason(tmp_path, capsys)
 
 
 def test_an_existing_file_stays_and_a_mixture_is_no_dense_model(tmp_path, capsys):
-    _, path = dense_model(tmp_path)
+    dense, path = dense_model(tmp_path)
     before = path.read_bytes()
     assert upcycle.main([str(path), "--out", str(path), *MIXTURE.split()]) == 2
     assert f"--out ({path}) exists" in capsys.readouterr().err
@@ -177,6 +178,7 @@ def test_an_existing_file_stays_and_a_mixture_is_no_dense_model(tmp_path, capsys
     again = path.with_name("again.pt")
     assert upcycle.main([str(moe), "--out", str(again), *MIXTURE.split()]) == 2
     assert f"DENSE ({moe}): it has experts already" in capsys.readouterr().err
-    _, other = dense_model(tmp_path, arch="lightconv")
-    assert run_upcycle(other, f"{MIXTURE} --moe-freq 1") == 2
+    moe.unlink()
+    saved(dense, path, Namespace(**SIZES, arch="lightconv", _name="lightconv"))
+    assert run_upcycle(path, MIXTURE) == 2
     assert "its architecture is lightconv" in capsys.readouterr().err
