@@ -27,7 +27,7 @@ from user_dir.transformer.layer_order import order_layers
 from user_dir.transformer.model import ScomoeModel
 from user_dir.transformer.sizes import SIZES
 
-# Of a gate's weights (Komatsuzaki et al., section 3).
+# Of the weights of a gate: small, so that no expert is far ahead at first.
 _GATE_STD = 0.02
 # What only acts on how a model is trained, or on where its first weights come from.
 _LEFT_BEHIND = (
