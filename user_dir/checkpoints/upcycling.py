@@ -34,7 +34,8 @@ def upcycled_weights(dense: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -
         dense: of a model of the same sizes, without a mixture.
         fresh: of the new model; experts of all ranks.
     """
-    weights, used = {}, set()
+    weights: dict[str, Tensor] = {}
+    used: set[str] = set()
     for name, tensor in fresh.items():
         source = name if name in dense else _source(name, fresh)
         if source is None:
@@ -52,7 +53,7 @@ def upcycled_weights(dense: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -
 
 
 def upcycled_checkpoint(
-    state: Mapping[str, Any], cfg: dict[str, Any], weights: Mapping[str, Tensor]
+    state: Mapping[str, Any], cfg: dict[Any, Any], weights: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     """A checkpoint of the mixture, to start training from or to translate with.
 
