@@ -20,7 +20,7 @@ SMALLER = {
 def install_commands(folder: Path) -> None:
     """The commands that an installation would put on the PATH."""
     folder.mkdir()
-    for name in "prepare", "train", "translate", "evaluate", "upcycle":
+    for name in "prepare", "train", "translate", "evaluate":
         command = folder / f"scomoe-{name}"
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m user_dir.cli.{name} "$@"\n')
         command.chmod(0o755)
