@@ -57,7 +57,7 @@ def get_parser() -> argparse.ArgumentParser:
     text = parser.add_argument_group("the summary in the terminal")
     add = text.add_argument
     add("--text", action="store_true", help="print it; without a RUN that is the default")
-    add("--train-log", type=Path, metavar="FILE", help="--log-file of the training run")
+    add("--train-log", type=Path, metavar="FILE", help="train.log of the run, or its --log-file")
     add("--examples", type=count, default=10, help="lines to show (default: %(default)s)")
     add(
         "--pivot",

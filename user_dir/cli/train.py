@@ -5,14 +5,17 @@
 Several processes come from --processes N (on this machine), from torchrun or from srun.
 """
 
+import logging
 import os
 import signal
 import sys
 import traceback
+import warnings
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from user_dir.errors import UserError
 from user_dir.option_values import finite_number, positive
@@ -26,6 +29,9 @@ from user_dir.training.option_help import (
 )
 from user_dir.training.stopping import INTERRUPTED, ended_by_interrupts, is_interrupted
 from user_dir.training.usage import check_usage, option_strings, sentence_of_parser
+
+if TYPE_CHECKING:
+    from user_dir.training.console.run_log import RunLog
 
 T = TypeVar("T")
 
@@ -164,29 +170,43 @@ def _is_given(arguments: Sequence[str], flag: str) -> bool:
 def _train(arguments: list[str], place: Place | None, timeout_minutes: float) -> None:
     import fairseq_cli.train  # noqa: F401 - sets up logging
     import torch
-    from fairseq import options
-    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
     # fairseq finds this package imported already, and takes that for registered.
     from user_dir import register  # noqa: F401
-    from user_dir.training.failures import explain, setting_up
+    from user_dir.training.failures import setting_up
     from user_dir.training.stopping import request_stop_on_signals
 
     trusted = "--trust-checkpoint" in arguments
     arguments = [one for one in arguments if one not in _OWN_SWITCHES]
+    process_index = 0 if place is None else place.process_index
     try:
-        with setting_up():
-            args = _parse(options.get_training_parser(), arguments)
-            if args.bf16:
-                args.tpu = False  # fairseq takes --bf16 for a TPU
-            cfg = convert_namespace_to_omegaconf(args)
-        if args.criterion == "moe_cross_entropy":  # through which the processes agree
-            is_child = place is not None and place.parent is not None
-            request_stop_on_signals(
-                interruption=INTERRUPTION if is_child else signal.SIGINT,
-                speaks=place is None or place.process_index == 0,
-            )
-        _run(cfg, place, timeout_minutes, trusted=trusted)
+        with _explained(place, timeout_minutes):
+            with setting_up():
+                args, cfg, has_console = _configure(arguments)
+            if args.criterion == "moe_cross_entropy":  # through which the processes agree
+                is_child = place is not None and place.parent is not None
+                request_stop_on_signals(
+                    interruption=INTERRUPTION if is_child else signal.SIGINT,
+                    speaks=process_index == 0,
+                )
+        log_of_run = _run_log(cfg, process_index) if has_console else nullcontext()
+        with log_of_run as log, _explained(place, timeout_minutes):
+            _run(cfg, place, timeout_minutes, trusted=trusted, log=log)
+    finally:
+        if torch.distributed.is_initialized():
+            # Threads of a group that is still there when Python ends can abort the process.
+            torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _explained(place: Place | None, timeout_minutes: float) -> Iterator[None]:
+    """What ends a run becomes a sentence, if a user can mend it."""
+    from user_dir.training.failures import explain
+
+    try:
+        yield
+    except UserError:
+        raise
     except Exception as error:
         sentence = explain(
             error,
@@ -197,10 +217,37 @@ def _train(arguments: list[str], place: Place | None, timeout_minutes: float) ->
         if sentence is None:
             raise
         raise sentence from error
+
+
+def _configure(arguments: list[str]) -> tuple[Namespace, Any, bool]:
+    """fairseq's options and configuration, and whether the run has a console."""
+    from fairseq import options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    logging.disable(logging.INFO)  # fairseq says that this package is imported already
+    try:
+        args = _parse(options.get_training_parser(), arguments)
     finally:
-        if torch.distributed.is_initialized():
-            # Threads of a group that is still there when Python ends can abort the process.
-            torch.distributed.destroy_process_group()
+        logging.disable(logging.NOTSET)
+    has_console = args.log_format is None and args.log_file is None
+    if has_console:
+        args.log_format = "json"  # in the file, whence the console has its figures
+    if args.bf16:
+        args.tpu = False  # fairseq takes --bf16 for a TPU
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Hydra's, of how fairseq calls it
+        return args, convert_namespace_to_omegaconf(args), has_console
+
+
+def _run_log(cfg, process_index: int) -> "RunLog":
+    from user_dir.training.console.run_log import RunLog
+
+    return RunLog(
+        None if cfg.checkpoint.no_save else Path(cfg.checkpoint.save_dir),
+        process_index=process_index,
+        subsets=cfg.dataset.valid_subset.split(","),
+        bars=not cfg.common.no_progress_bar,
+    )
 
 
 def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
@@ -214,10 +261,11 @@ def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     return options.parse_args_and_arch(parser, input_args=arguments)
 
 
-def _run(cfg, place: Place | None, timeout_minutes: float, *, trusted: bool) -> None:
+def _run(
+    cfg, place: Place | None, timeout_minutes: float, *, trusted: bool, log: "RunLog | None"
+) -> None:
     """Take the folder, meet the others, train."""
     import contextlib
-    import warnings
 
     from fairseq.distributed.utils import call_main
 
@@ -232,6 +280,8 @@ def _run(cfg, place: Place | None, timeout_minutes: float, *, trusted: bool) -> 
         if place is None or place.process_index == 0:
             if not cfg.checkpoint.no_save:
                 stack.enter_context(held_save_folder(Path(cfg.checkpoint.save_dir)))
+                if log is not None:
+                    log.begin_file()
                 mend_checkpoints(cfg.checkpoint.save_dir)
             check_start(cfg.checkpoint, trusted=trusted)
         if place is not None:  # after that: none loads a checkpoint that is being mended
@@ -242,7 +292,7 @@ def _run(cfg, place: Place | None, timeout_minutes: float, *, trusted: bool) -> 
             )
             make_fairseq_group(timeout_minutes=timeout_minutes)
             warnings.filterwarnings("ignore", message="Distributed is already initialized")
-        call_main(cfg, train)
+        call_main(cfg, train, console=log.console if log else None)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,10 @@ _DESCRIPTION = """Trains a translation model with mixtures of experts on DATA, a
 scomoe-prepare or what fairseq-preprocess wrote. Started again with the same options, it goes on
 from the last checkpoint; Ctrl-C saves one and ends."""
 _EPILOG = """\
+It prints a header, a line each --log-interval updates, validations and checkpoints; the whole log
+is in train.log beside the checkpoints. --log-format json (simple, tqdm, none) or --log-file prints
+the log instead.
+
 under torchrun or srun every task takes its place by itself:
   torchrun --nproc-per-node 8 -m user_dir.cli.train DATA --arch scomoe_base ...
   srun --ntasks-per-node 8 scomoe-train DATA --arch scomoe_large ...

@@ -14,8 +14,10 @@ from fairseq_cli.train import train as train_epoch
 from fairseq_cli.train import validate
 
 from user_dir.errors import UserError
+from user_dir.training.console.console import SAID, Console
+from user_dir.training.console.header import header
 from user_dir.training.failures import setting_up
-from user_dir.training.run_record import open_statistics
+from user_dir.training.run_record import open_statistics, run_record
 from user_dir.training.stopping import StopAgreed, agree, num_requests, stop_if_agreed
 from user_dir.training.trainer import DUE, CarefulTrainer
 
@@ -23,8 +25,11 @@ from user_dir.training.trainer import DUE, CarefulTrainer
 logger = logging.getLogger("fairseq_cli.train")
 
 
-def train(cfg) -> None:
+def train(cfg, console: Console | None = None) -> None:
     """Train as `fairseq-train` does, from the last checkpoint if there is one.
+
+    Args:
+        console: to be told what a person sees; None: nobody looks here.
 
     Raises:
         UserError: something that the user can mend; see `CarefulTrainer` for what ends training.
@@ -48,6 +53,11 @@ def train(cfg) -> None:
             disable_iterator_cache=trainer.task.has_sharded_data("train"),
         )
     trainer.saved_updates = trainer.get_num_updates()
+    trainer.console = console
+    if console is not None:
+        record = run_record(cfg, trainer.get_model(), trainer.device)
+        for line in header(cfg, trainer.task, record, updates=trainer.get_num_updates()):
+            console.say(line)
     try:
         _go_on(cfg, trainer, epochs, extra_state or {})
         is_stopped = False
@@ -56,12 +66,14 @@ def train(cfg) -> None:
     if is_stopped:
         updates = trainer.get_num_updates()
         if trainer.saved_updates != updates:
-            logger.info("asked to stop: saving and ending after update %d", updates)
+            logger.info("asked to stop: saving and ending after update %d", updates, extra=SAID)
             trainer.save(only_last=False)
         elif updates:
-            logger.info("asked to stop: ending after update %d, which is saved", updates)
+            logger.info(
+                "asked to stop: ending after update %d, which is saved", updates, extra=SAID
+            )
         else:
-            logger.info("asked to stop: ending before the first update")
+            logger.info("asked to stop: ending before the first update", extra=SAID)
 
 
 def _go_on(cfg, trainer: CarefulTrainer, epochs, extra_state: dict) -> None:
@@ -87,6 +99,7 @@ def _go_on(cfg, trainer: CarefulTrainer, epochs, extra_state: dict) -> None:
         "--max-epoch or --stop-time-hours, whichever ended it, goes on",
         cfg.checkpoint.save_dir,
         trainer.get_num_updates(),
+        extra=SAID,
     )
 
 
@@ -163,8 +176,9 @@ def _train_epochs(cfg, trainer: CarefulTrainer, epochs) -> None:
     started = time.monotonic()
     while epochs.next_epoch_idx <= _last_epoch(cfg):
         if lr <= cfg.optimization.stop_min_lr:
-            logger.info("stopping: the learning rate %g has come to --stop-min-lr", lr)
+            logger.info("stopping: the learning rate %g has come to --stop-min-lr", lr, extra=SAID)
             break
+        _tell_how_long(cfg, trainer, epochs)
         valid_losses, should_stop = train_epoch(cfg, trainer, trainer.task, epochs)
         if should_stop:
             break
@@ -172,7 +186,31 @@ def _train_epochs(cfg, trainer: CarefulTrainer, epochs) -> None:
         epochs = trainer.get_train_iterator(
             epochs.next_epoch_idx, load_dataset=is_sharded, disable_iterator_cache=is_sharded
         )
-    logger.info("done training in %.1f seconds", time.monotonic() - started)
+    logger.info("done training in %.1f seconds", time.monotonic() - started, extra=SAID)
+
+
+def _tell_how_long(cfg, trainer: CarefulTrainer, epochs) -> None:
+    if trainer.console is None:
+        return
+    hours = cfg.optimization.stop_time_hours or math.inf
+    trainer.console.expect_updates(
+        trainer.get_num_updates(),
+        _last_update(cfg, trainer.get_num_updates(), epochs),
+        seconds_at_most=hours * 3600 - trainer.cumulative_training_time(),
+    )
+
+
+def _last_update(cfg, done: int, epochs) -> float:
+    """The number of the last update if the epochs to come are as long as this one."""
+    last_epoch, by_number = _last_epoch(cfg), cfg.optimization.max_update or math.inf
+    if math.isinf(last_epoch):
+        return by_number
+    epoch, frequencies = epochs.next_epoch_idx, cfg.optimization.update_freq
+    frequency = frequencies[min(epoch, len(frequencies)) - 1]
+    begun = epochs.iterations_in_epoch if epoch == epochs.epoch else 0
+    of_this = math.ceil((len(epochs) - begun) / frequency)
+    of_others = math.ceil(len(epochs) / frequency) * (last_epoch - epoch)
+    return min(by_number, done + of_this + of_others)
 
 
 def _last_epoch(cfg) -> float:

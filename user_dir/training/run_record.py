@@ -86,17 +86,23 @@ def run_record(cfg, model: nn.Module, device: torch.device) -> dict[str, Any]:
 
 
 def _count_parameters(model: nn.Module) -> dict[str, int]:
-    """Over all processes; those that work on one token are its active ones."""
+    """Over all processes, on one rank, and those that work on one token: its active ones."""
     shared = sum(p.numel() for p in model.parameters() if not hasattr(p, "expert"))
-    experts = active = 0
+    experts = active = of_rank = 0
     for layer in mixtures(model):
         topology = layer.topology
         held = sum(p.numel() for p in layer.experts.parameters())
         of_one = held // len(topology.held_experts(topology.process_index))
         experts += of_one * topology.num_experts
+        of_rank += of_one * topology.experts_per_rank
         chosen = 1 if isinstance(layer, ClusteringLayer) else layer.capacity.top_k
         active += of_one * min(chosen, topology.num_experts)
-    return {"total": shared + experts, "experts": experts, "active": shared + active}
+    return {
+        "total": shared + experts,
+        "experts": experts,
+        "rank": shared + of_rank,
+        "active": shared + active,
+    }
 
 
 def _versions() -> dict[str, str]:

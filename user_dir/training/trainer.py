@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from fairseq import checkpoint_utils
 
+from user_dir.training.console.console import Console
 from user_dir.training.divergence import find_divergence
 from user_dir.training.failures import NotFinite, out_of_memory
 from user_dir.training.loading import MappingTrainer
@@ -24,12 +25,14 @@ class CarefulTrainer(MappingTrainer):
     Attributes:
         saved_updates: the update after which training was last loaded, or saved unscored.
         statistics: told of every update and validation; None: nobody asks here.
+        console: told how far training and validation are; None: nobody looks here.
     """
 
     def __init__(self, cfg, task, model, criterion, quantizer=None):
         super().__init__(cfg, task, model, criterion, quantizer)
         self.saved_updates: int | None = None
         self.statistics: RunStatistics | None = None
+        self.console: Console | None = None
         # fairseq calls this after each validation of a subset; no task of its own has it.
         task.post_validate = self._after_validation
         self._subset = ""
@@ -57,19 +60,26 @@ class CarefulTrainer(MappingTrainer):
         logging_output = super().train_step(samples, raise_oom)
         if self.statistics is not None:
             self.statistics.end_update(self.get_num_updates(), self._state)
+        if self.console is not None:
+            self.console.end_update(self.get_num_updates())
         stop_if_agreed()
         return logging_output
 
     def valid_step(self, sample, raise_oom=False):
         """One batch of a validation, which ends here where a stop is agreed on."""
         logging_output = super().valid_step(sample, raise_oom)
+        if self.console is not None:
+            self.console.end_batch()
         stop_if_agreed()
         return logging_output
 
     def get_valid_iterator(self, subset, disable_iterator_cache=False):
         """fairseq's; validation of that subset follows."""
         self._subset = subset
-        return super().get_valid_iterator(subset, disable_iterator_cache)
+        batches = super().get_valid_iterator(subset, disable_iterator_cache)
+        if self.console is not None:
+            self.console.begin_validation(subset, len(batches))
+        return batches
 
     def _after_validation(self, model, stats, meters) -> None:
         if self.statistics is not None:

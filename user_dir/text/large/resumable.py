@@ -212,7 +212,7 @@ class _Worker:
 def format_size(size: float) -> str:
     """A number of bytes for people, such as 3.4 GB."""
     for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
+        if size < 999.5:  # which is written as 1e+03
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:,.1f} GB"
