@@ -191,3 +191,20 @@ def test_a_line_has_what_fairseq_logged_and_no_more():
 )  # fmt: skip
 def test_times_are_as_exact_as_one_wants(seconds, words):
     assert in_time(seconds) == words
+
+
+def test_elsewhere_a_long_validation_says_how_far_it_is(tmp_path, capsys, monkeypatch):
+    with run_log(tmp_path) as log:
+        log.console.begin_validation("valid", 4)
+        log.console.end_batch()
+        monkeypatch.setattr("user_dir.training.console.progress._SECONDS_BETWEEN_LINES", -1.0)
+        log.console.end_batch()
+    assert capsys.readouterr().out == "validation  valid: 2 of 4 batches\n"
+
+
+def test_time_left_ends_with_the_time_that_a_run_may_take(tmp_path, capsys):
+    with run_log(tmp_path) as log:
+        log.console.expect_updates(0, float("inf"), seconds_at_most=600)
+        log.console.end_update(100)
+        logging.getLogger("train_inner").info(json.dumps(UPDATE))
+    assert capsys.readouterr().out.endswith("  10 min left\n")
