@@ -16,6 +16,7 @@ from benchmarks import (
     network,
     network_bytes,
     planning,
+    recording,
     sorting,
 )
 from benchmarks.layer import Cell, build_layer
@@ -34,7 +35,9 @@ from user_dir.transformer.model import ScomoeModel
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("benchmark", [assignment, layer, sorting], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "benchmark", [assignment, layer, recording, sorting], ids=lambda m: m.__name__
+)
 def test_a_small_run_prints_a_table_and_writes_json(benchmark, monkeypatch, tmp_path, capsys):
     name = benchmark.__name__.rpartition(".")[2]
     arguments = [name, "--small", "--repeat", "2", "--results", str(tmp_path)]
