@@ -27,9 +27,12 @@ def require_fairseq(benchmark: str) -> None:
         )
 
 
+SILENCED = ("fairseq", "hydra", "user_dir")
+
+
 def silence() -> None:
-    """Keep logs and what fairseq's dependencies think of it out of a table."""
-    for name in ("fairseq", "hydra", "user_dir"):
+    """Keep logs and what fairseq's dependencies think of it out of a table; for good."""
+    for name in SILENCED:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
 

@@ -1,11 +1,16 @@
 """Corpora and small trained models that many tests read, made once a session."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.support.commands import module, run
 from tests.support.trained import Trained, train_small
+
+# A shell makes what it runs in the background deaf to Ctrl-C, and so all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """The benchmarks run, write their figures, and compare things that are equal."""
 
 import json
+import logging
 import sys
+import warnings
 from argparse import ArgumentParser
 
 import pytest
@@ -24,6 +26,7 @@ from benchmarks.limits_cases import CASES
 from benchmarks.one_hot import OneHotMoe
 from benchmarks.processes import measure_command
 from benchmarks.timing import RESULTS, measure, peak_memory
+from benchmarks.trainers import SILENCED
 from tests.support.commands import ROOT, run
 from user_dir.fast_moe.clustering.sorting import differentiable_sort
 from user_dir.fast_moe.config import MoeConfig
@@ -33,6 +36,17 @@ from user_dir.transformer import architectures  # noqa: F401 (registers them)
 from user_dir.transformer.model import ScomoeModel
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before():
+    """A benchmark has a process of its own, whose logs it silences; here others follow it."""
+    loggers = [logging.getLogger(name) for name in SILENCED]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_runs_are_gathered_and_drawn(tmp_path, monkeypatch, capsys):
     assert "4.900" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", [*call, "--out", str(tmp_path / "picture.svg")])
     learning_picture.main()
-    assert "gshard" in (tmp_path / "picture.svg").read_text()
+    assert "GShard" in (tmp_path / "picture.svg").read_text()
     monkeypatch.setattr(sys, "argv", [*call[:2], "multi30k", *call[3:]])
     with pytest.raises(SystemExit):
         learning_results.main()
