@@ -10,8 +10,9 @@ from torch import Tensor
 
 from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_moe_layer
 from user_dir.fast_moe.config import LayerKind, MoeConfig
+from user_dir.fast_moe.gating.gates import InReach
 from user_dir.fast_moe.layout.processes import Layout
-from user_dir.fast_moe.layout.reach import Shares
+from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.report import KnownSums
 from user_dir.fast_moe.tokens.ranked import RankedTokens, agree_on_sizes, quotas_on_device
@@ -160,12 +161,10 @@ def experts_of_tokens(layer, rank: int) -> list[list[int]]:
     """The experts of a rank's tokens, without those that dropped them."""
     x_1TD = inputs_of(rank).unsqueeze(0)
     capacity = layer.capacity.slots(TOKENS, NUM_EXPERTS, training=True)
-    routing = layer.gate.route(
-        layer.gate.logits(x_1TD),
-        torch.zeros(1, TOKENS, dtype=torch.bool),
-        capacity=capacity,
-        num_nodes=NODES,
-    ).routing
+    within = InReach(Reach.GLOBAL, torch.arange(NUM_EXPERTS).unsqueeze(0), num_nodes=NODES)
+    is_pad_1T = torch.zeros(1, TOKENS, dtype=torch.bool)
+    z_1TE = layer.gate.logits(x_1TD)
+    routing = layer.gate.route(z_1TE, is_pad_1T, within, capacity=capacity).routing
     choices = zip(routing.expert_ids_VTK[0].tolist(), routing.slots_VTK[0].tolist(), strict=True)
     return [
         [expert for expert, slot in zip(experts, slots, strict=True) if slot >= 0]
