@@ -24,6 +24,7 @@ an interruption.
   --workers N               processes (all processors)
   --keep-work               keep text and pieces in DIR/work at the end
   --overwrite               redo what other options than before change, instead of refusing
+  --debug                   show the stack trace of an error beside its sentence
   --dry-run                 print the command and stop
 
 Example:

@@ -28,6 +28,7 @@ DIR/bin. Without --raw or --mirror, apt gets them from where this machine has it
   --vocab-size N       most pieces of the joint sentencepiece BPE (16000)
   --seed N             of the split (1)
   --overwrite          replace a prepared corpus at the --out folder once the new one is complete
+  --debug              show the stack trace of an error beside its sentence
   --dry-run            print the command and stop
 
 Example:

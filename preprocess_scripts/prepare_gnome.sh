@@ -20,6 +20,7 @@ package gnome-user-docs from where this machine has its packages from, and insta
   --max-pairs N        most sentence pairs of two languages (500)
   --seed N             of the draw (1)
   --overwrite          replace a prepared corpus at the --out folder
+  --debug              show the stack trace of an error beside its sentence
   --dry-run            print the command and stop
 
 Example:

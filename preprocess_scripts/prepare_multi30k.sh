@@ -19,6 +19,7 @@ education only) as a corpus that fairseq-train reads from DIR/bin.
   --download-dir DIR   where downloaded files are kept (~/.cache/scomoe/multi30k)
   --mirror URL         another home of the files
   --overwrite          replace a prepared corpus at the --out folder once the new one is complete
+  --debug              show the stack trace of an error beside its sentence
   --dry-run            print the command and stop
 
 Example:

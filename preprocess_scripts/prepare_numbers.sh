@@ -21,6 +21,7 @@ reads from DIR/bin. No validation or test number is seen in training in any lang
                                  each language)
   --seed N                       draws the numbers (1)
   --overwrite                    replace a prepared corpus at DIR once the new one is complete
+  --debug                        show the stack trace of an error beside its sentence
   --dry-run                      print the command and stop
 
 Example:

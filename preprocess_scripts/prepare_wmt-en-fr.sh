@@ -29,6 +29,7 @@ from DIR/bin. Works in stages in DIR/work; the same command goes on after an int
   --workers N               processes (all processors)
   --keep-work               keep text and pieces in DIR/work at the end
   --overwrite               redo what other options than before change, instead of refusing
+  --debug                   show the stack trace of an error beside its sentence
   --dry-run                 print the command and stop
 
 Example:
