@@ -53,6 +53,7 @@ from user_dir.fast_moe.tokens.partition import REACH_IDS, TokenPartition, select
 from user_dir.fast_moe.tokens.ranked import RankedTokens
 
 NO_DROPOUT, NO_MASKING = GatingDropout(), OutputMasking()
+_SAME = nn.Identity()
 
 
 class EfficientMoeLayer(nn.Module):
@@ -114,7 +115,8 @@ class EfficientMoeLayer(nn.Module):
             topology.plan(reach)
         self.hierarchical = hierarchical and topology.nodes_in_reach > 1
         if self.hierarchical:
-            topology.plan_between_nodes(), topology.plan(Reach.NODE)
+            topology.plan_between_nodes()
+            topology.plan(Reach.NODE)
 
     def forward(self, x_VTD: Tensor, tokens: RankedTokens) -> tuple[Tensor, MoeReport | None]:
         """Apply the layer; 0 where every choice of a token was dropped, and at padding."""
@@ -127,7 +129,7 @@ class EfficientMoeLayer(nn.Module):
             return self.scomoe_seq(x_VTD, tokens)
         z_VTE = self.gate.logits(x_VTD)
         reach = Reach.LOCAL if stays else Reach.GLOBAL
-        before, after = self.projection or (nn.Identity(), nn.Identity())
+        before, after = self.projection or (_SAME, _SAME)
         part = self._route(z_VTE, tokens.is_pad_VT, reach, tokens, everybody=True)
         trips = [self._trip(before(x_VTD), part, self.experts, tokens, everybody=True)]
         (y_VTD,) = run_trips(trips, overlap=self.overlap)
@@ -160,7 +162,7 @@ class EfficientMoeLayer(nn.Module):
             stays: let all slices stay on their rank.
         """
         z_VTE = self.gate.logits(x_VTD)
-        before, after = self.projection or (nn.Identity(), nn.Identity())
+        before, after = self.projection or (_SAME, _SAME)
         features = self.shares.features(x_VTD.shape[-1])
         slices = before(x_VTD).split([features[reach] for reach in Reach], dim=-1)
         parts, trips = [], []
