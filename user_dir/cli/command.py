@@ -1,7 +1,6 @@
 """How a command takes its options and how it ends: status, sentences, standard streams."""
 
 import argparse
-import difflib
 import io
 import os
 import re
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from user_dir.errors import UserError, is_out_of_memory, reason_of
+from user_dir.errors import UserError, did_you_mean, is_out_of_memory, reason_of
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -31,8 +30,7 @@ class CommandParser(argparse.ArgumentParser):
         unknown = re.fullmatch(r"unrecognized arguments: (-\S*?)(=.*|\s.*)?", message, re.DOTALL)
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[1], known, n=1)
-            message += f"; did you mean {near[0]}?" if near else "; --help lists the options"
+            message += did_you_mean(unknown[1], known, otherwise="; --help lists the options")
         super().error(message)
 
 

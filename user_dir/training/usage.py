@@ -4,14 +4,13 @@ What is not found here fairseq's own parser says, once it is there; see `sentenc
 """
 
 import argparse
-import difflib
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from user_dir.checkpoints.command_line import is_fairseqs
-from user_dir.errors import UserError
+from user_dir.errors import UserError, did_you_mean
 from user_dir.training.data_folder import check_data_folder, check_languages
 from user_dir.training.fairseq_source import names_known
 from user_dir.training.option_help import UsageError, option_parser
@@ -141,19 +140,16 @@ def _has_other_plugin(arguments: Sequence[str], *, is_found: bool) -> bool:
 
 def _refuse_unknown(flags: Sequence[str], ours: list[str]) -> None:
     known = names_known()
-    for flag in flags if known else ():
-        assert known is not None
+    if known is None:
+        return
+    for flag in flags:
         if flag not in ours and flag not in known.flags:
             raise UserError(_unknown(flag, ours, known.flags))
 
 
 def _unknown(flag: str, *known: Collection[str]) -> str:
-    """The nearest is looked for among the first of those that are known, then further on."""
-    for names in known:
-        near = difflib.get_close_matches(flag, names, n=1, cutoff=0.75)
-        if near:
-            return f"there is no option {flag}; did you mean {near[0]}?"
-    return f"there is no option {flag}{_LISTS}"
+    # Of hundreds of options some are always a little alike.
+    return f"there is no option {flag}{did_you_mean(flag, *known, cutoff=0.75, otherwise=_LISTS)}"
 
 
 def _refuse_unknown_names(options: argparse.Namespace) -> None:
@@ -165,12 +161,9 @@ def _refuse_unknown_names(options: argparse.Namespace) -> None:
 
 
 def _no_choice(flag: str, name: str, choices: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, choices, n=1)
-    if near:
-        return f"{flag} {name} is unknown; did you mean {near[0]}?"
     ours = [one for one in sorted(choices) if one.startswith(("scomoe", "moe_"))]
-    shown = ours or sorted(choices)[:10]
-    return f"{flag} {name} is unknown; {', '.join(shown)} would do"
+    shown = ", ".join(ours or sorted(choices)[:10])
+    return f"{flag} {name} is unknown{did_you_mean(name, choices, otherwise=f'; {shown} would do')}"
 
 
 def _check_data(arguments: Sequence[str], options: argparse.Namespace, rest: Sequence[str]) -> None:

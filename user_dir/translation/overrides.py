@@ -2,12 +2,11 @@
 
 import argparse
 import ast
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from user_dir.errors import UserError
+from user_dir.errors import UserError, did_you_mean
 
 _UNKNOWN_TYPE = object()
 
@@ -85,5 +84,5 @@ def _kind(value: Any) -> str:
 
 
 def _near(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name.replace("-", "_").lstrip("_"), known, n=1)
-    return f"; did you mean {near[0]}?" if near else "; --help of fairseq-train lists the options"
+    plain = name.replace("-", "_").lstrip("_")
+    return did_you_mean(plain, known, otherwise="; --help of fairseq-train lists the options")
