@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from user_dir.errors import UserError
@@ -116,9 +117,14 @@ class Setting:
     def num_ranks(self) -> int:
         return self.layout.num_ranks
 
+    @cached_property
+    def topology(self) -> Topology:
+        """Who holds which experts; of one process, for none runs."""
+        return _topology(self.config, self.layout)
+
     @property
     def experts_per_rank(self) -> int:
-        return max(1, self.config.num_experts // self.num_ranks)
+        return self.topology.experts_per_rank
 
     @property
     def replicas(self) -> int:
@@ -195,7 +201,7 @@ def _check(args: Namespace, config: MoeConfig, layout: Layout, *, device: str) -
     check_new_run(training)
     check_stacks(config, args)
     check_scomoe_layout(config, layout)
-    Topology(layout, num_experts=config.num_experts, process_index=0, num_processes=1)
+    _topology(config, layout)
     for name in "encoder", "decoder":
         dim = getattr(args, f"{name}_embed_dim")
         heads = getattr(args, f"{name}_attention_heads")
@@ -212,6 +218,10 @@ def _check(args: Namespace, config: MoeConfig, layout: Layout, *, device: str) -
             "--share-all-embeddings needs one dictionary and one width for both stacks; leave "
             "--target-vocabulary and --decoder-embed-dim out, or take an --arch without it"
         )
+
+
+def _topology(config: MoeConfig, layout: Layout) -> Topology:
+    return Topology(layout, num_experts=config.num_experts, process_index=0, num_processes=1)
 
 
 def _stack(args: Namespace, config: MoeConfig, name: str) -> Stack:

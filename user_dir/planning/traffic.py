@@ -110,15 +110,6 @@ def trips_of(setting: Setting, stack: Stack, kind: LayerKind) -> list[Trip]:
     return [_trip(setting, Reach.GLOBAL, width, hidden, tokens)]
 
 
-def block_of(setting: Setting, reach: Reach) -> int:
-    """Consecutive ranks in reach of each other; `Topology` does the same for those that run."""
-    if reach is Reach.LOCAL:
-        return 1
-    if reach is Reach.NODE:
-        return setting.layout.ranks_per_node
-    return min(setting.config.num_experts, setting.num_ranks)
-
-
 def _trip(
     setting: Setting, reach: Reach, width: int, hidden: int, tokens: int, *, everybody: bool = True
 ) -> Trip:
@@ -127,19 +118,16 @@ def _trip(
     Args:
         everybody: all tokens of a rank have that reach.
     """
-    block, per_rank = block_of(setting, reach), setting.experts_per_rank
-    num_experts = block * per_rank
-    num_nodes = max(1, block // setting.layout.ranks_per_node)
+    block, per_rank = setting.topology.block_of_reach(reach), setting.experts_per_rank
+    num_experts, num_nodes = block * per_rank, setting.topology.nodes_in_reach
     if reach is Reach.GLOBAL and setting.config.exchange == "hierarchical" and num_nodes > 1:
         return _hierarchical(setting, width, hidden, tokens, num_nodes=num_nodes)
     choices = min(setting.top_k, num_experts)
     slots = setting.config.capacity.slots(tokens, num_experts, training=True)
     if reach is Reach.LOCAL and slots is not None:
-        # What stays is never dropped, and slots for all are cheaper where most are taken.
-        waste = 1 if setting.device == "cpu" else 2
+        capacity, on_cpu = setting.config.capacity, setting.device == "cpu"
         by_threshold = not everybody and setting.config.partition == "threshold"
-        fits = num_experts <= waste * setting.top_k and not by_threshold
-        slots = max(1, tokens) if fits else None
+        slots = None if by_threshold else capacity.slots_to_stay(tokens, num_experts, on_cpu=on_cpu)
     if slots is None:
         return _dropless(setting, reach, width, hidden, tokens, choices=choices)
     rows_of_pair = per_rank * slots
@@ -152,7 +140,7 @@ def _trip(
 def _dropless(
     setting: Setting, reach: Reach, width: int, hidden: int, tokens: int, *, choices: int
 ) -> Trip:
-    block, per_rank = block_of(setting, reach), setting.experts_per_rank
+    block, per_rank = setting.topology.block_of_reach(reach), setting.experts_per_rank
     ahead = 0 if reach is Reach.LOCAL else _COUNT_BYTES * per_rank
     rows = choices * tokens
     leg = Leg.even(

@@ -91,7 +91,7 @@ class Topology:
 
         The first call for a reach makes process groups, so every process must make it.
         """
-        return self._plan_of(Blocks(self._block_of_reach(reach)))
+        return self._plan_of(Blocks(self.block_of_reach(reach)))
 
     def plan_between_nodes(self) -> ExchangePlan:
         """How tokens travel among the ranks that have one place in their nodes.
@@ -106,12 +106,6 @@ class Topology:
         """Nodes that hold every expert once together; 1 where one node does by itself."""
         return max(1, self.block_size // self.layout.ranks_per_node)
 
-    @property
-    def splits_nodes(self) -> bool:
-        """Whether the ranks that hold every expert once are neither whole nodes nor in one."""
-        size, node = self.block_size, self.layout.ranks_per_node
-        return size % node != 0 and node % size != 0
-
     def _plan_of(self, blocks: Blocks) -> ExchangePlan:
         if blocks not in self._plans:
             self._plans[blocks] = ExchangePlan.build(
@@ -125,14 +119,14 @@ class Topology:
 
     def num_experts_in(self, reach: Reach) -> int:
         """Experts that a token of that reach can go to."""
-        return self._block_of_reach(reach) * self.experts_per_rank
+        return self.block_of_reach(reach) * self.experts_per_rank
 
     def experts_in(self, reach: Reach, device: torch.device) -> Tensor:
         """(V, experts in reach): their global ids for each hosted rank, in the plan's order.
 
         Copied to a device once: a copy in every layer would make the host wait for a GPU.
         """
-        block = self._block_of_reach(reach)
+        block = self.block_of_reach(reach)
         if (block, device) not in self._experts_in:
             size = self.num_experts_in(reach)
             first = [rank // block * size % self.num_experts for rank in self.hosted_ranks]
@@ -140,7 +134,7 @@ class Topology:
             self._experts_in[block, device] = experts_VE.to(device)
         return self._experts_in[block, device]
 
-    def _block_of_reach(self, reach: Reach) -> int:
+    def block_of_reach(self, reach: Reach) -> int:
         """Consecutive ranks in reach of each other."""
         if reach is Reach.LOCAL:
             return 1
