@@ -4,7 +4,6 @@ ARGUMENTS is JSON: the size of a step, repetitions, names of stacks. The first r
 """
 
 import json
-import sys
 import time
 
 import torch
@@ -17,7 +16,7 @@ from benchmarks.network_stacks import (
     has_reaches,
     make_tokens,
 )
-from benchmarks.two_nodes import COUNTER, NODES, NUM_RANKS, RANKS_PER_NODE
+from benchmarks.two_nodes import COUNTER, NODES, NUM_RANKS, RANKS_PER_NODE, join_ranks
 from user_dir.fast_moe.exchange.all_to_all import Exchange
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
@@ -26,11 +25,7 @@ from user_dir.fast_moe.moe import EfficientMoeLayer
 
 def main() -> None:
     """Join the others and time every stack under both schedules, in turns."""
-    rank, rendezvous, arguments = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=NUM_RANKS
-    )
+    rank, arguments = join_ranks()
     size = StepSize(**arguments["size"])
     num_experts = EXPERTS_PER_RANK * NUM_RANKS
     topology = Topology(Layout(NODES, RANKS_PER_NODE), num_experts=num_experts)

@@ -5,14 +5,13 @@ The first rank prints JSON: the machine as a probe finds it, and the seconds of 
 """
 
 import json
-import sys
 
 import torch
 import torch.distributed as dist
 
 from benchmarks.network_rank import Step, time_in_turns
 from benchmarks.network_stacks import EXPERTS_PER_RANK, StepSize
-from benchmarks.two_nodes import NODES, NUM_RANKS, RANKS_PER_NODE
+from benchmarks.two_nodes import NODES, NUM_RANKS, RANKS_PER_NODE, join_ranks
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.planning.machine import write_machine
@@ -21,11 +20,7 @@ from user_dir.planning.probe import measure_machine
 
 def main() -> None:
     """Join the others, probe the machine, time the stacks."""
-    rank, rendezvous, arguments = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=NUM_RANKS
-    )
+    rank, arguments = join_ranks()
     size = StepSize(**arguments["size"])
     layout = Layout(NODES, RANKS_PER_NODE)
     machine = measure_machine(

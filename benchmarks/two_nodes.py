@@ -1,11 +1,14 @@
 """Two nodes on one machine: network namespaces with one link between them, which can be slow."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 NODES, RANKS_PER_NODE = 2, 2
@@ -16,7 +19,7 @@ COUNTER = Path("/sys/class/net/eth0/statistics/tx_bytes")
 
 @contextmanager
 def two_nodes() -> Iterator[list[str]]:
-    """Make two namespaces whose eth0 are linked; gives their names.
+    """Make two namespaces whose eth0 are linked; gives their names. SIGTERM removes them as well.
 
     Raises:
         CalledProcessError: not root, or no namespaces here; ``stderr`` says which.
@@ -24,6 +27,7 @@ def two_nodes() -> Iterator[list[str]]:
     """
     names = [f"scomoe{os.getpid()}n{node}" for node in range(NODES)]
     links = [f"sc{os.getpid() % 100000}v{node}" for node in range(NODES)]
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         for name in names:
             _call("ip", "netns", "add", name)
@@ -41,6 +45,7 @@ def two_nodes() -> Iterator[list[str]]:
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        signal.signal(signal.SIGTERM, before)
 
 
 def shape(names: Sequence[str], mbit: float) -> None:
@@ -69,6 +74,19 @@ def start_ranks(
             )
         )
     return processes
+
+
+def join_ranks() -> tuple[int, dict[str, Any]]:
+    """In a rank: meet the others; its number, and the arguments, which were given as JSON."""
+    import torch
+    import torch.distributed as dist
+
+    rank, rendezvous, arguments = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=NUM_RANKS
+    )
+    return rank, arguments
 
 
 def read_ranks(processes: Sequence[subprocess.Popen], *, seconds: float) -> list[str]:
