@@ -21,17 +21,16 @@ class KeyOracle:
         self.case, self.weights, self.num_groups = case, weights, num_groups
         self.per_group = case.config.num_experts // num_groups
 
-    def assign(self, x_TD: Tensor, rank: int) -> tuple[list[int], list[int]]:
-        """The group and the expert of each token."""
+    def sort(self, x_TD: Tensor, rank: int) -> tuple[list[int], list[int], Tensor]:
+        """The expert of each token, the tokens in the order of these, and their rows so sorted."""
         experts = self.by_table(rank)
-        groups = [expert // self.per_group for expert in experts]
         if self.case.config.cluster_by == "kmeans" and self.case.is_learned:
-            groups = self.by_centroid(x_TD)
             experts = [
                 group * self.per_group + expert % self.per_group
-                for group, expert in zip(groups, experts, strict=True)
+                for group, expert in zip(self.by_centroid(x_TD.detach()), experts, strict=True)
             ]
-        return groups, experts
+        order = sorted(range(len(x_TD)), key=lambda t: experts[t])
+        return experts, order, x_TD[order]
 
     def by_table(self, rank: int) -> list[int]:
         table = f"{GATE}.table" if self.case.config.cluster_by == "kmeans" else GATE

@@ -5,12 +5,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.support.assignments import best_balanced
 from tests.support.key_oracle import KeyOracle
 from tests.support.oracle import (
     RankResult,
@@ -19,6 +17,8 @@ from tests.support.oracle import (
     feed_forward,
     route_rank,
 )
+from tests.support.score_oracle import ScoreOracle
+from tests.support.shared_oracle import SharedOracle
 from tests.support.stack_cases import DIM, StackCase
 from user_dir.fast_moe.config import LayerKind
 
@@ -50,7 +50,7 @@ class StackOracle:
         self.alpha = Fraction(str(self.config.ratio1))
         self.beta = Fraction(str(self.config.ratio2))
         self.run = OracleRun(outputs=[], balance_losses=[])
-        self.by_key = KeyOracle(case, weights, 2 if self.by_node else self.num_experts)
+        self.beside = SharedOracle(case, weights)
 
     def __call__(self, inputs: list[Tensor]) -> OracleRun:
         x = [self.dense(x_TD) for x_TD in inputs]
@@ -126,7 +126,7 @@ class StackOracle:
         if not self.experts_choose:
             self.run.balance_losses.append(list(losses))
         outputs = [
-            self.shared(x_TD, y_TD, layer, name, rank)
+            self.beside.add(x_TD, y_TD, layer, name, rank)
             for rank, (x_TD, y_TD) in enumerate(zip(normed, outputs, strict=True))
         ]
         return [self.after(x_TD, y_TD, layer) for x_TD, y_TD in zip(x, outputs, strict=True)]
@@ -278,12 +278,12 @@ class StackOracle:
             extra["targets_E"] = self.target_shares(rank, options.topology_shares)
         if self.case.noise_key is not None:
             noise = self.case.noise_key.of_layer(name, range(self.num_ranks), torch.device("cpu"))
-            shape = torch.Size((self.num_ranks, self.longest, len(ids)))
+            shape = torch.Size((self.num_ranks, self.beside.longest, len(ids)))
             if self.config.gate.second_policy == "sampling":
                 extra["gumbel_TE"] = noise.gumbel(shape)[rank][mine]
             if self.config.gate.second_policy == "random":
                 extra["keep_uniform_T"] = noise.uniform(shape[:2])[rank][mine]
-        extra["scale_TK"] = self.scales(name, rank, top_k if len(ids) > 1 else 1)[mine]
+        extra["scale_TK"] = self.beside.scales(name, rank, top_k if len(ids) > 1 else 1)[mine]
         result = route_rank(
             x_TD[mine],
             gate_ED[ids],
@@ -317,54 +317,10 @@ class StackOracle:
             values_TD=None if values_TD is None else values_TD[mine],
             kind=self.config.gate.kind,
             thresholds_E=thresholds_E,
-            scale_TK=self.scales(name, rank, len(ids))[mine],
+            scale_TK=self.beside.scales(name, rank, len(ids))[mine],
         )
         self.run.num_choices += result.num_choices
         return result
-
-    @property
-    def longest(self) -> int:
-        return max(self.case.tokens_of_rank)
-
-    def scales(self, name: str, rank: int, num_choices: int) -> Tensor:
-        """What is left of the weights of a rank's tokens under NLLB's masks."""
-        options, key = self.config.shared, self.case.noise_key
-        # Clustered tokens may be more on a rank than came from it.
-        scale_TK = torch.ones(sum(self.case.tokens_of_rank), num_choices, dtype=torch.float64)
-        shares = {"expert masking": options.expert_masking, "final masking": options.final_masking}
-        for what, share in shares.items():
-            if not share:
-                continue
-            if key is None:
-                scale_TK = scale_TK * (1 - share)
-                continue
-            noise = key.of_layer(f"{name}/{what}", range(self.num_ranks), torch.device("cpu"))
-            shape = (self.num_ranks, self.longest, num_choices)
-            if what == "final masking":
-                shape = shape[:2]
-            drawn = noise.uniform(torch.Size(shape))[rank]
-            is_kept = (drawn >= share).double()
-            is_kept = is_kept if is_kept.dim() == 2 else is_kept.unsqueeze(-1)
-            scale_TK[: self.longest] *= is_kept
-        return scale_TK
-
-    def shared(self, x_TD: Tensor, y_TD: Tensor, layer: str, name: str, rank: int) -> Tensor:
-        """Add the shared network's output, or mix it in."""
-        w, key = self.weights, self.case.noise_key
-        prefix = f"{layer}.moe.shared"
-        if f"{prefix}.fc1.weight" not in w:
-            return y_TD
-        hidden = F.linear(x_TD, w[f"{prefix}.fc1.weight"], w[f"{prefix}.fc1.bias"]).relu()
-        shared_TD = F.linear(hidden, w[f"{prefix}.fc2.weight"], w[f"{prefix}.fc2.bias"])
-        if f"{prefix}.gate.weight" not in w:
-            return y_TD + shared_TD
-        share_T1 = F.linear(x_TD, w[f"{prefix}.gate.weight"], w[f"{prefix}.gate.bias"]).sigmoid()
-        dropout = self.config.shared.gate_dropout
-        if key is not None and dropout:
-            noise = key.of_layer(f"{name}/mixing", range(self.num_ranks), torch.device("cpu"))
-            drawn = noise.uniform(torch.Size((self.num_ranks, self.longest)))[rank][: len(x_TD)]
-            share_T1 = share_T1 * (drawn >= dropout).double().unsqueeze(-1) / (1 - dropout)
-        return share_T1 * y_TD + (1 - share_T1) * shared_TD
 
     def target_shares(self, rank: int, shares) -> list[float]:
         """The share of a rank's tokens that each expert is to get."""
@@ -381,20 +337,11 @@ class StackOracle:
 
     def cluster(self, x: list[Tensor]):
         """The tokens of each rank after clustering, and (home rank, place there) of each."""
-        weight_ED = self.weights.get("clustering.moe.gate.weight")
+        kind = ScoreOracle if self.config.cluster_by == "scores" else KeyOracle
+        oracle = kind(self.case, self.weights, self.num_nodes if self.by_node else self.num_experts)
         arrived: list[list] = [[] for _ in range(self.num_experts)]
         for rank, x_TD in enumerate(x):
-            if self.config.cluster_by != "scores":
-                groups, experts = self.by_key.assign(x_TD.detach(), rank)
-                for t in sorted(range(len(x_TD)), key=lambda t, experts=experts: experts[t]):
-                    arrived[experts[t]].append((x_TD[t], rank, t))
-                continue
-            detach = self.case.stack == "decoder" and self.case.training
-            scores_TE = (x_TD.detach() if detach else x_TD) @ weight_ED.T
-            scores_TG = self.group_scores(scores_TE)
-            groups, experts = self.assign(scores_TE.detach(), scores_TG.detach(), rank)
-            order = sorted(range(len(x_TD)), key=lambda t, experts=experts: experts[t])
-            sorted_TD = self.sort(x_TD, scores_TG, groups, order)
+            experts, order, sorted_TD = oracle.sort(x_TD, rank)
             for place, t in enumerate(order):
                 arrived[experts[t]].append((sorted_TD[place], rank, t))
         home_experts = self.experts("clustering.moe.experts")
@@ -403,11 +350,9 @@ class StackOracle:
             rows, origins = [], []
             for e in self.experts_in_reach("local", rank):
                 for row, home, token in arrived[e]:
-                    y = feed_forward(
-                        self.before(row, "clustering"),
-                        home_experts[e],
-                    )
+                    y = feed_forward(self.before(row, "clustering"), home_experts[e])
                     if self.config.gate_type == "sigmoid":
+                        weight_ED = self.weights["clustering.moe.gate.weight"]
                         y = torch.sigmoid(row @ weight_ED[e]) * y
                     rows.append(self.after(row, y, "clustering"))
                     origins.append((home, token))
@@ -419,57 +364,6 @@ class StackOracle:
     def by_node(self) -> bool:
         structured = self.config.scomoe_type in ("seq", "feat")
         return structured and self.num_nodes > 1 and self.alpha == 0 and self.beta < 1
-
-    def group_scores(self, scores_TE: Tensor) -> Tensor:
-        if not self.by_node:
-            return scores_TE
-        size = self.num_experts // self.num_nodes
-        columns = [
-            scores_TE[:, n * size : (n + 1) * size].mean(dim=1) for n in range(self.num_nodes)
-        ]
-        return torch.stack(columns, dim=1)
-
-    def assign(self, scores_TE: Tensor, scores_TG: Tensor, rank: int):
-        """The group and the expert of each of a rank's tokens."""
-        num_tokens, num_groups = scores_TG.shape
-        size = self.num_experts // num_groups
-        if not self.case.training and self.config.inference_routing == "greedy":
-            prices_G = self.weights["clustering.moe.gate.prices.running_price_G"]
-            groups = [int((s - prices_G).argmax()) for s in scores_TG]
-            experts = [
-                g * size + int(s[g * size : (g + 1) * size].argmax())
-                for g, s in zip(groups, scores_TE, strict=True)
-            ]
-            return groups, experts
-        parts = [list(range(num_tokens))]
-        if self.case.stack == "decoder" and not self.case.training:
-            steps = [s for n in self.case.lengths[rank] for s in range(n)]
-            parts = [[t for t in parts[0] if steps[t] == s] for s in sorted(set(steps))]
-        groups, experts = [0] * num_tokens, [0] * num_tokens
-        for part in parts:
-            for t, g in zip(part, best_balanced(scores_TG[part].numpy()), strict=True):
-                groups[t] = int(g)
-            for g in range(num_groups):
-                members = [t for t in part if groups[t] == g]
-                for i, chunk in enumerate(np.array_split(members, size)):
-                    for t in chunk:
-                        experts[t] = g * size + i
-        return groups, experts
-
-    def sort(self, x_TD: Tensor, scores_TG: Tensor, groups: list[int], order: list[int]) -> Tensor:
-        """P · x with a T x T matrix, hard in value, soft in its gradient."""
-        num_tokens = len(x_TD)
-        hard = torch.zeros(num_tokens, num_tokens, dtype=x_TD.dtype)
-        for place, t in enumerate(order):
-            hard[place, t] = 1
-        if self.config.gate_type != "softmax":
-            return hard @ x_TD
-        rows = [
-            (scores_TG[:, groups[t]] / self.config.temperature).softmax(0) / groups.count(groups[t])
-            for t in order
-        ]
-        soft = stack_rows(rows) if rows else hard
-        return (hard + soft - soft.detach()) @ x_TD
 
 
 def stack_rows(rows: list) -> Tensor:

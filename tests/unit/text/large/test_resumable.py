@@ -29,7 +29,7 @@ def write(path, content, runs=None):
 
 def test_a_finished_stage_is_skipped_and_its_facts_are_remembered(tmp_path, said):
     runs = []
-    path = tmp_path / "out/work/a"
+    path = tmp_path / "out" / "work" / "a"
     stage = Stage("a", {"n": 1}, [path], partial(write, path, "abc", runs))
     assert start(tmp_path / "out", said).run(stage) == {"length": 3}
     assert start(tmp_path / "out", said).run(stage) == {"length": 3}
@@ -39,7 +39,7 @@ def test_a_finished_stage_is_skipped_and_its_facts_are_remembered(tmp_path, said
 @pytest.mark.parametrize("damage", ["missing", "shorter", "marker"])
 def test_a_stage_with_damaged_files_runs_again(tmp_path, said, damage):
     runs = []
-    path = tmp_path / "out/work/a"
+    path = tmp_path / "out" / "work" / "a"
     stage = Stage("a", {}, [path], partial(write, path, "abc", runs))
     start(tmp_path / "out", said).run(stage)
     if damage == "missing":
@@ -47,13 +47,13 @@ def test_a_stage_with_damaged_files_runs_again(tmp_path, said, damage):
     elif damage == "shorter":
         path.write_text("ab")
     else:
-        (tmp_path / "out/work/stages/a.json").write_text('{"settings":')
+        (tmp_path / "out" / "work" / "stages" / "a.json").write_text('{"settings":')
     start(tmp_path / "out", said).run(stage)
     assert runs == ["a", "a"] and path.read_text() == "abc"
 
 
 def test_other_settings_are_refused_unless_overwritten(tmp_path, said):
-    path = tmp_path / "out/work/a"
+    path = tmp_path / "out" / "work" / "a"
     work = partial(write, path, "abc")
     start(tmp_path / "out", said).run(Stage("a", {"n": 1, "m": 1}, [path], work))
     changed = Stage("a", {"n": 2, "m": 1}, [path], partial(write, path, "abcd"))
@@ -64,7 +64,7 @@ def test_other_settings_are_refused_unless_overwritten(tmp_path, said):
 
 
 def test_long_settings_are_compared_but_not_written_out(tmp_path, said):
-    path, marker = tmp_path / "out/work/a", tmp_path / "out/work/stages/a.json"
+    path, marker = tmp_path / "out" / "work" / "a", tmp_path / "out" / "work" / "stages" / "a.json"
     files = [f"train.en-{number}" for number in range(1000)]
     stage = Stage("a", {"files": files}, [path], partial(write, path, "abc"))
     start(tmp_path / "out", said).run(stage)
