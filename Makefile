@@ -16,8 +16,9 @@ install: ## build .venv, or do nothing if it is up to date
 quickstart: install ## prepare, train, translate and score a small corpus
 	@$(with_venv) bash train_scripts/quickstart.sh
 
+# One after the other, tests wait more than they work; a file's tests stay together.
 test: install ## the tests that take minutes (ARGS="-k name" goes to pytest)
-	@$(with_venv) pytest -q -m "not slow" $(quick_tests) $(ARGS)
+	@$(with_venv) pytest -q -n 2 --dist loadfile -m "not slow" $(quick_tests) $(ARGS)
 
 test-all: install ## every test
 	@$(with_venv) pytest -q tests $(ARGS)
