@@ -5,7 +5,10 @@ SHELL := bash
 
 # What a step runs finds the environment's commands first.
 with_venv := PATH="$(CURDIR)/.venv/bin:$$PATH"
-quick_tests := $(wildcard tests/unit tests/distributed tests/scripts tests/faults)
+# What takes longest comes first, so that no process is left with it alone.
+quick_tests := $(wildcard tests/faults tests/scripts tests/distributed tests/unit)
+# One after the other, tests wait more than they work; a file's tests stay together.
+in_parallel := -n 2 --dist loadfile --no-loadscope-reorder
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -16,9 +19,8 @@ install: ## build .venv, or do nothing if it is up to date
 quickstart: install ## prepare, train, translate and score a small corpus
 	@$(with_venv) bash train_scripts/quickstart.sh
 
-# One after the other, tests wait more than they work; a file's tests stay together.
 test: install ## the tests that take minutes (ARGS="-k name" goes to pytest)
-	@$(with_venv) pytest -q -n 2 --dist loadfile -m "not slow" $(quick_tests) $(ARGS)
+	@$(with_venv) pytest -q $(in_parallel) -m "not slow" $(quick_tests) $(ARGS)
 
 test-all: install ## every test
 	@$(with_venv) pytest -q tests $(ARGS)
