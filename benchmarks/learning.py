@@ -79,20 +79,20 @@ def _run(run: Path, name: str, seed: int, experiment: Experiment, args: argparse
         *("train", "--processes", str(args.processes)),
         *_train_arguments(run, name, seed, experiment, updates, args),
     )
-    bleu = {"half": 0.0, "end": 0.0}
+    scores = {}
     for label, at in () if args.no_bleu else (("half", updates // 2), ("end", updates)):
         (checkpoint,) = run.glob(f"checkpoint_*_{at}.pt")
         arguments = ("--path", checkpoint, "--corpus", args.data, "--output", run / label)
         processes = ("--processes", str(args.processes))
         _call(run / f"evaluate-{label}.log", "evaluate", *map(str, arguments), *processes)
-        bleu[label] = _bleu(run / label)
-    _write_result(run, name, seed, bleu)
+        scores |= _scores(run / label, label)
+    _write_result(run, name, seed, scores)
     for checkpoint in run.glob("checkpoint*.pt"):
         checkpoint.unlink()
 
 
 def _train_arguments(run, name, seed, experiment, updates, args) -> list[str]:
-    is_dense = name == "dense"
+    is_dense = experiment.is_dense(name)
     lists = args.data / "bin"
     arguments = [str(lists), *experiment.options, *experiment.changed_by(name)]
     if "scomoe_multilingual_translation" in experiment.options:
@@ -137,17 +137,17 @@ def _environment() -> dict[str, str]:
     return {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **os.environ}
 
 
-def _bleu(evaluation: Path) -> float:
-    """Of all directions' lines together."""
+def _scores(evaluation: Path, label: str) -> dict[str, float]:
+    """BLEU and chrF of all directions' lines together."""
     command = [sys.executable, "-m", "user_dir.cli.report", "--evaluation", str(evaluation)]
     out = subprocess.run(
         command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=True
     )
     row = next(line for line in out.stdout.splitlines() if line.startswith("all "))
-    return float(row.split()[3])
+    return {f"bleu_{label}": float(row.split()[3]), f"chrf_{label}": float(row.split()[4])}
 
 
-def _write_result(run: Path, name: str, seed: int, bleu: dict[str, float]) -> None:
+def _write_result(run: Path, name: str, seed: int, scores: dict[str, float]) -> None:
     text = (run / "train.log").read_text()
     inner, valid = records(text, "train_inner"), records(text, "valid")
     last = inner[-1]
@@ -158,8 +158,7 @@ def _write_result(run: Path, name: str, seed: int, bleu: dict[str, float]) -> No
         "parameters": _parameters(text),
         "nll_half": valid[0]["valid_nll_loss"],
         "nll_end": valid[-1]["valid_nll_loss"],
-        "bleu_half": bleu["half"],
-        "bleu_end": bleu["end"],
+        **scores,
         "balance": last.get("moe_balance_loss"),
         "tokens_per_second": read_train_log(run / "train.log").tokens_per_second,
         # The backward pass sends as much again.
@@ -179,6 +178,10 @@ def _parameters(log: str) -> int:
     return int(line.partition("num. shared model params: ")[2].split()[0].replace(",", ""))
 
 
+def _tenths(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
 def _write_table(out: Path) -> None:
     results = [json.loads(path.read_text()) for path in sorted(out.glob("*/result.json"))]
     order = list(ALL)
@@ -189,9 +192,9 @@ def _write_table(out: Path) -> None:
             str(r["seed"]),
             f"{r['parameters'] / 1e6:.2f} M",
             f"{r['nll_half']:.3f}",
-            f"{r['bleu_half']:.1f}",
+            _tenths(r.get("bleu_half")),
             f"{r['nll_end']:.3f}",
-            f"{r['bleu_end']:.1f}",
+            _tenths(r.get("bleu_end")),
             "" if r["balance"] is None else f"{r['balance']:.2f}",
             f"{r['tokens_per_second']:.0f}",
             f"{r['bytes_between'] / 1e6:.2f}",

@@ -27,6 +27,11 @@ NAMES = {
     "cluster by kmeans": "clusters by k-means",
     "seq+cluster by similar token": "Seq + clusters of similar tokens",
     "seq+cluster by token": "Seq + clusters of random tokens",
+    "cluster by language": "clusters by language",
+    "seq+cluster by language": "Seq + clusters by language",
+    "seq+cluster by kmeans": "Seq + clusters by k-means",
+    "dense, same parameters": "dense, same parameters",
+    "seq by threshold": "Seq, thresholds",
     "feat+cluster by similar token": "Feat + clusters of similar tokens",
 }
 FAMILIES = (

@@ -25,7 +25,7 @@ from user_dir.text.scoring.tables import format_markdown
 RESULTS = Path(__file__).parent / "results" / "learning.json"
 CONTROL = "gshard"
 HEADER = ("variant", "seeds", "parameters", "nll, half", "nll, end", "against GShard")
-HEADER += ("BLEU, end", "balance", "MB between nodes")
+HEADER += ("BLEU", "chrF", "balance", "MB between nodes")
 Record = dict[str, Any]
 
 
@@ -51,7 +51,8 @@ class Summary:
     nll_half: Estimate
     nll_end: Estimate
     difference: Estimate | None  # of nll at the end from the control's, in bits
-    bleu: float
+    bleu: Estimate | None  # at the end, of the test set
+    chrf: Estimate | None
     balance: float | None
     megabytes: float
 
@@ -75,8 +76,8 @@ def summarise(records: Iterable[Record], control: str = CONTROL) -> list[Summary
     by_variant: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda r: (list(ALL).index(r["variant"]), r["seed"])):
         by_variant.setdefault(record["variant"], []).append(record)
-    half = estimates({v: [r["nll_half"] for r in found] for v, found in by_variant.items()})
-    end = estimates({v: [r["nll_end"] for r in found] for v, found in by_variant.items()})
+    half, end = (_estimated(by_variant, key) for key in ("nll_half", "nll_end"))
+    bleu, chrf = (_estimated(by_variant, key) for key in ("bleu_end", "chrf_end"))
     differences = _differences(by_variant, control)
     return [
         Summary(
@@ -86,12 +87,19 @@ def summarise(records: Iterable[Record], control: str = CONTROL) -> list[Summary
             nll_half=half[variant],
             nll_end=end[variant],
             difference=differences.get(variant),
-            bleu=mean(r["bleu_end"] for r in found),
+            bleu=bleu.get(variant),
+            chrf=chrf.get(variant),
             balance=None if found[0]["balance"] is None else mean(r["balance"] for r in found),
             megabytes=mean(r["bytes_between"] for r in found) / 1e6,
         )
         for variant, found in by_variant.items()
     ]
+
+
+def _estimated(by_variant: dict[str, list[Record]], key: str) -> dict[str, Estimate]:
+    """Of the variants that have it: BLEU may not have been taken."""
+    groups = {v: [r[key] for r in found if r.get(key)] for v, found in by_variant.items()}
+    return estimates({variant: values for variant, values in groups.items() if values})
 
 
 def _differences(by_variant: dict[str, list[Record]], control: str) -> dict[str, Estimate]:
@@ -114,7 +122,8 @@ def table(summaries: Iterable[Summary]) -> str:
             s.nll_half.text(),
             s.nll_end.text(),
             s.difference.text(sign="+") if s.difference else "",
-            f"{s.bleu:.1f}" if s.bleu else "",
+            s.bleu.text(digits=1) if s.bleu else "",
+            s.chrf.text(digits=1) if s.chrf else "",
             "" if s.balance is None else f"{s.balance:.2f}",
             f"{s.megabytes:.1f}",
         )

@@ -1,13 +1,14 @@
 """What `benchmarks.learning` trains: variants of the model, and corpora with their settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SEQ = ("--scomoe-type", "seq", "--ratio1", "0.2", "--ratio2", "0.5")
 HALF_SEQ = ("--scomoe-type", "seq", "--ratio1", "0.1", "--ratio2", "0.25")
 FEAT = ("--scomoe-type", "feat", "--ratio1", "0.25", "--ratio2", "0.5")
 SCORES = ("--token-cluster", "--cluster-by", "scores")
+DENSE = ("--moe-freq", "0")
 VARIANTS = {
-    "dense": ("--moe-freq", "0"),
+    "dense": DENSE,
     "gshard": (),
     "switch": ("--moe-top1-expert",),
     "seq": SEQ,
@@ -18,6 +19,7 @@ VARIANTS = {
 _TABLE = ("--token-cluster", "--cluster-by", "token", "--cluster-table")
 TOKEN, SIMILAR = (*_TABLE, "random"), (*_TABLE, "similar")
 KMEANS = ("--token-cluster", "--cluster-by", "kmeans", "--cluster-table", "similar")
+LANGUAGE = ("--token-cluster", "--cluster-by", "language")
 THRESHOLD = ("--scomoe-partition", "threshold")
 GLOBAL = ("--moe-balance-scope", "global")
 BY_NODE = ("--scomoe-type", "seq", "--ratio1", "0", "--ratio2", "0.9")
@@ -25,12 +27,15 @@ BY_NODE = ("--scomoe-type", "seq", "--ratio1", "0", "--ratio2", "0.9")
 CLUSTERS = {
     "cluster by token": TOKEN,
     "cluster by similar token": SIMILAR,
-    "cluster by language": ("--token-cluster", "--cluster-by", "language"),
+    "cluster by language": LANGUAGE,
     "cluster by kmeans": KMEANS,
+    "cluster by similar token, global balance": (*SIMILAR, *GLOBAL),
     "seq by threshold": (*SEQ, *THRESHOLD),
+    "seq by node": BY_NODE,
     "seq+cluster by token": (*SEQ, *TOKEN),
     "seq+cluster by similar token": (*SEQ, *SIMILAR),
     "seq+cluster by kmeans": (*SEQ, *KMEANS),
+    "seq+cluster by language": (*SEQ, *LANGUAGE),
     "seq by node+cluster by token": (*BY_NODE, *TOKEN),
     "seq by node+cluster by similar token": (*BY_NODE, *SIMILAR),
     "seq by node+cluster": (*BY_NODE, *SCORES),
@@ -38,8 +43,16 @@ CLUSTERS = {
     "seq+cluster by similar token, threshold": (*SEQ, *SIMILAR, *THRESHOLD),
     "seq+cluster by similar token, global balance": (*SEQ, *SIMILAR, *GLOBAL),
 }
+# Every feed-forward layer so wide, a dense model has the parameters of 8 experts in every second.
+WIDE = "4.5 x hidden width"
 # What seq+cluster changes, one thing at a time; by --only.
 CONTROLS = {
+    "dense, same parameters": (
+        *DENSE,
+        *("--encoder-ffn-embed-dim", WIDE),
+        *("--decoder-ffn-embed-dim", WIDE),
+    ),
+    "gshard, global balance": GLOBAL,
     "gshard, reordered": ("--reorder-layers",),
     "gshard+cluster": SCORES,
     "seq, reordered": (*SEQ, "--reorder-layers"),
@@ -75,11 +88,17 @@ class Experiment:
     max_tokens: int  # of a rank
     precision: tuple[str, ...] = ()
     width: int = 128  # of the model
+    ffn_width: int = 256  # of feed-forward layers and experts
 
     def changed_by(self, variant: str) -> list[str]:
         """The options of a variant."""
-        half = str(self.width // 2)
-        return [half if option is HALF_WIDTH else option for option in ALL[variant]]
+        of_this_model = {HALF_WIDTH: self.width // 2, WIDE: self.ffn_width * 9 // 2}
+        return [str(of_this_model.get(option, option)) for option in ALL[variant]]
+
+    @staticmethod
+    def is_dense(variant: str) -> bool:
+        """Whether a variant has no mixtures."""
+        return ALL[variant][:2] == DENSE
 
 
 NUMBERS = Experiment(
@@ -101,6 +120,7 @@ MULTI30K = Experiment(
     max_tokens=1024,
     precision=("--bf16", "--fp16-no-flatten-grads"),
     width=256,
+    ffn_width=512,
 )
 # As long as it takes to see whether clusters help: 0.1 bits between seeds.
 SHORT = Experiment(
@@ -112,6 +132,8 @@ SHORT = Experiment(
     updates=240,
     max_tokens=512,
 )
+# Until mixtures have passed dense models.
+LONG = replace(SHORT, updates=960)
 # Eight languages of Debian's package descriptions, both ways.
 DEBIAN = Experiment(
     options=(
@@ -128,5 +150,6 @@ EXPERIMENTS = {
     "numbers": NUMBERS,
     "multi30k": MULTI30K,
     "multi30k-short": SHORT,
+    "multi30k-long": LONG,
     "debian-short": DEBIAN,
 }
