@@ -34,7 +34,7 @@ test-slurm: install ## the tests on a real Slurm, installed with apt-get where i
 	  apt-get install -y --no-install-recommends $(slurm_packages)
 	@$(with_venv) pytest -q tests/slurm $(ARGS)
 
-bench: install ## what this machine can measure, in less than half an hour
+bench: install ## what this machine can measure, in about half an hour
 	@$(with_venv) bash benchmarks/cpu.sh $(ARGS)
 
 test-gpu: install ## the tests on one GPU

@@ -1,6 +1,6 @@
 """Times a step of mixtures over a slow network: 2 nodes x 2 ranks, made of network namespaces.
 
-    python -m benchmarks.network        (root, iproute2; about eight minutes)
+    python -m benchmarks.network        (root, iproute2; about a quarter of an hour)
 
 The link between the nodes is shaped so that GShard spends about two thirds, then four fifths, of
 its step in exchange: the time in which a rank waits for rows, measured. A first bandwidth follows

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -18,15 +19,21 @@ SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
 FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
 HIERARCHICAL = {"moe_exchange": "hierarchical"}
 ONE_NODE = {"moe_limit_nodes": 1}
+HALF_WIDTH = "D/2"  # of the stack that is built
+BOTTLENECK = {"scomoe_type": "bottleneck", "moe_exchange_dim": HALF_WIDTH}
 ALL_PLAIN = (LayerKind.PLAIN,) * NUM_LAYERS
 BEHIND_PLAIN = {kind: (LayerKind.PLAIN, *(kind,) * (NUM_LAYERS - 1)) for kind in LayerKind}
 BEHIND_CLUSTERS = {kind: (LayerKind.CLUSTER, *(kind,) * (NUM_LAYERS - 1)) for kind in LayerKind}
-# By name: options, and the mixtures of the stack; as in the model the first one is not SCoMoE's.
+# By name: options, and the mixtures of the stack; as in the model the first one
+# does not divide its tokens or features.
 STACKS = {
     "gshard": ({}, ALL_PLAIN),
+    "switch": ({"moe_top1_expert": True}, ALL_PLAIN),
     "gshard, hierarchical": (HIERARCHICAL, ALL_PLAIN),
     "one node a token": (ONE_NODE, ALL_PLAIN),
     "one node a token, hierarchical": ({**ONE_NODE, **HIERARCHICAL}, ALL_PLAIN),
+    "expert choice": ({"moe_expert_choice": True}, ALL_PLAIN),
+    "bottleneck": (BOTTLENECK, (LayerKind.BOTTLENECK,) * NUM_LAYERS),
     "seq": (SEQ, BEHIND_PLAIN[LayerKind.SEQ]),
     "seq, hierarchical": ({**SEQ, **HIERARCHICAL}, BEHIND_PLAIN[LayerKind.SEQ]),
     "feat": (FEAT, BEHIND_PLAIN[LayerKind.FEAT]),
@@ -46,6 +53,14 @@ class StepSize:
     hidden: int
 
 
+def options_of(name: str, size: StepSize) -> dict[str, Any]:
+    """What a stack sets of the options of `--arch scomoe`."""
+    options, _ = STACKS[name]
+    return {
+        option: size.dim // 2 if value == HALF_WIDTH else value for option, value in options.items()
+    }
+
+
 def has_reaches(name: str) -> bool:
     """Whether tokens or features differ in reach, so that exchanges can overlap with experts."""
     _, kinds = STACKS[name]
@@ -54,14 +69,14 @@ def has_reaches(name: str) -> bool:
 
 def build_stack(name: str, topology: Topology, size: StepSize) -> tuple[MixtureTail, MoeParts]:
     """The stack, the same on every process, and what its layers share."""
-    options, kinds = STACKS[name]
+    _, kinds = STACKS[name]
     config = MoeConfig.from_args(
         Namespace(
             moe_freq=2,
             moe_expert_count=topology.num_experts,
             reorder_layers=True,
             token_cluster=LayerKind.CLUSTER in kinds,
-            **options,
+            **options_of(name, size),
         )
     )
     parts = MoeParts(config=config, topology=topology)

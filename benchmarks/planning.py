@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.network_stacks import EXPERTS_PER_RANK, STACKS, StepSize
+from benchmarks.network_stacks import EXPERTS_PER_RANK, STACKS, StepSize, options_of
 from benchmarks.planning_memory import MEMORY_HEADER, measure_memory, memory_rows
 from benchmarks.timing import RESULTS, parse_arguments, write_results
 from benchmarks.trainers import require_fairseq, silence
@@ -72,12 +72,21 @@ def main() -> None:
         of_memory = measure_memory(args)
         print(format_markdown(MEMORY_HEADER, memory_rows(of_memory)), end="\n\n")
         records += of_memory
+    records += _others(args)
     print(f"written to {write_results('planning', records, args)}")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parts = ("time", "recorded", "memory")
     parser.add_argument("--only", choices=parts, nargs="+", default=parts, help="some of them")
+
+
+def _others(args: argparse.Namespace) -> list[dict]:
+    """What was written of the parts that are left out now."""
+    path = args.results / "planning.json"
+    if args.small or not path.exists():
+        return []
+    return [one for one in json.loads(path.read_text())["records"] if one["what"] not in args.only]
 
 
 # --- times ----------------------------------------------------------------------------------------
@@ -182,10 +191,10 @@ def planned_seconds(
     name: str, size: StepSize, machine: Machine, schedule: str, *, exchange: bool = True
 ) -> float:
     """Of a dense layer and the mixtures of a stack: an encoder's tail without its attention."""
-    options, kinds = STACKS[name]
+    _, kinds = STACKS[name]
     args = get_parser().parse_args(["--arch", "scomoe", "--dropout", "0", "--reorder-layers"])
     values = {
-        **options,
+        **options_of(name, size),
         "token_cluster": LayerKind.CLUSTER in kinds,
         "encoder_moe_freq": 2,
         "moe_expert_count": EXPERTS_PER_RANK * NUM_RANKS,

@@ -176,7 +176,9 @@ def write_results(name: str, records: list[dict], args: argparse.Namespace) -> P
         "full": args.full,
         "records": records,
     }
-    path.write_text(json.dumps(result, indent=2, default=_plain) + "\n")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(result, indent=2, default=_plain) + "\n")
+    partial.replace(path)
     return path
 
 
