@@ -74,24 +74,27 @@ def _run(run: Path, name: str, seed: int, experiment: Experiment, args: argparse
     updates = args.updates or experiment.updates
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
-    _call(
+    call(
         run / "train.log",
         *("train", "--processes", str(args.processes)),
-        *_train_arguments(run, name, seed, experiment, updates, args),
+        *train_arguments(run, name, seed, experiment, updates, args),
     )
     scores = {}
     for label, at in () if args.no_bleu else (("half", updates // 2), ("end", updates)):
         (checkpoint,) = run.glob(f"checkpoint_*_{at}.pt")
         arguments = ("--path", checkpoint, "--corpus", args.data, "--output", run / label)
         processes = ("--processes", str(args.processes))
-        _call(run / f"evaluate-{label}.log", "evaluate", *map(str, arguments), *processes)
+        call(run / f"evaluate-{label}.log", "evaluate", *map(str, arguments), *processes)
         scores |= _scores(run / label, label)
     _write_result(run, name, seed, scores)
     for checkpoint in run.glob("checkpoint*.pt"):
         checkpoint.unlink()
 
 
-def _train_arguments(run, name, seed, experiment, updates, args) -> list[str]:
+def train_arguments(
+    run: Path, name: str, seed: int, experiment: Experiment, updates: int, args: argparse.Namespace
+) -> list[str]:
+    """Of `scomoe-train` for a variant: data and processes are those of ``args``."""
     is_dense = experiment.is_dense(name)
     lists = args.data / "bin"
     arguments = [str(lists), *experiment.options, *experiment.changed_by(name)]
@@ -121,7 +124,8 @@ def _train_arguments(run, name, seed, experiment, updates, args) -> list[str]:
     ]
 
 
-def _call(log: Path, module: str, *arguments: str) -> None:
+def call(log: Path, module: str, *arguments: str) -> None:
+    """Run one of our commands from the repository into a log; end the program if it fails."""
     print(f"{log.parent.name}: {module}", flush=True)
     command = [sys.executable, "-m", f"user_dir.cli.{module}", *arguments]
     with log.open("w") as file:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import learning_picture, learning_results
+from benchmarks import learning_picture, learning_results, upcycling
 from benchmarks.learning_results import add_runs, estimates, summarise
 
 
@@ -63,3 +63,28 @@ def test_labels_keep_apart_where_they_are_near():
         [(0, 1.0), (1, 1.0), (2, 1.05), (50, 1.0)], apart=0.1, near=10
     )
     assert heights == pytest.approx([1.0, 1.1, 1.2, 1.0])
+
+
+def test_scores_have_intervals_where_they_were_taken():
+    scored = [record("gshard", seed, 5.0) | {"bleu_end": bleu} for seed, bleu in ((1, 9), (2, 11))]
+    gshard, seq = summarise([*scored, record("seq", 1, 5.0)])
+    # The standard deviation is 2 ** 0.5; Student's quantile of 97.5 % at 1 is 12.7062.
+    assert gshard.bleu.mean == 10
+    assert gshard.bleu.half_width == pytest.approx(12.7062, rel=1e-5)
+    assert gshard.chrf is None
+    assert seq.bleu is None
+
+
+def test_a_mixture_of_a_dense_model_stands_beside_those_from_scratch(monkeypatch):
+    known = {
+        "multi30k-short": [record("dense", 1, 5.0), record("gshard", 1, 5.2)],
+        "multi30k-long": [record("dense", 1, 3.0), record("seq", 1, 2.0)],
+    }
+    monkeypatch.setattr(upcycling, "read_results", known.get)
+    run = {"run": "dense, then gshard", "seed": 1, "updates": 240, "nll_half": 5.5, "nll_end": 4.5}
+    assert upcycling.table_rows([run, run | {"seed": 2, "nll_end": 4.5}]) == [
+        ("dense", "240", "0", "1", "5.000 ± 0.000"),
+        ("gshard", "0", "240", "1", "5.200 ± 0.000"),
+        ("dense", "480", "0", "1", "4.000 ± 0.000"),
+        ("dense, then gshard", "240", "240", "2", "4.500 ± 0.000"),
+    ]
