@@ -8,6 +8,7 @@ COMMANDS = (
     "evaluate",
     "average",
     "upcycle",
+    "export",
     "compare",
     "plan",
     "report",
@@ -50,8 +51,10 @@ setup(
         "tqdm",
     ],
     # What scomoe-prepare reads with: Parquet, and files that zstd has compressed; what the page of
-    # scomoe-report is drawn with.
+    # scomoe-report is drawn with; what scomoe-export writes with.
     extras_require={
+        "ctranslate2": ["ctranslate2>=4.6"],
+        "hf": ["protobuf", "safetensors", "tokenizers"],
         "parquet": ["pyarrow"],
         "report": ["jinja2", "vl-convert-python>=1.9"],
         "zstd": ["backports.zstd"],

@@ -24,6 +24,7 @@ ORDER = (
     "training",
     "register",
     "translation",
+    "exporting",
     "cli",
 )
 WITHOUT_FAIRSEQ = ("errors", "fast_moe", "text", "reporting", "planning")

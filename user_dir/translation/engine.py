@@ -33,7 +33,7 @@ class Engine:
         for name in ("fairseq", "user_dir"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.device = _device(decoding, device_index)
-        self.models, self.task = _load_models(decoding)
+        self.models, self.task = load_models(decoding)
         if decoding.spread_experts:
             _check_spread(self.models, self.task)
         self.search = Namespace(
@@ -137,7 +137,12 @@ class Engine:
         return Hypothesis(pieces, pieces, float(found["score"]) / math.log(2))
 
 
-def _load_models(decoding: Decoding) -> tuple[list, Any]:
+def load_models(decoding: Decoding) -> tuple[list, Any]:
+    """The models of an ensemble, in float32 on the CPU, and their task.
+
+    Raises:
+        UserError: the checkpoints do not fit their options, their dictionaries or each other.
+    """
     paths = ":".join(decoding.paths)
     models: list = []
     task = None

@@ -11,13 +11,18 @@ from user_dir.translation.overrides import overrides
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add what says which model translates between which languages."""
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--path",
         required=True,
         metavar="CKPT[:CKPT...]",
         help="checkpoint; several with colons between decode as an ensemble",
     )
+    add_checkpoint_options(parser)
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Add what belongs to a checkpoint besides its name."""
+    add = parser.add_argument
     add(
         "--data",
         metavar="DIR",
