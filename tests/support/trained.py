@@ -41,7 +41,13 @@ class Trained:
 
 def train_small(corpus: Path, save_dir: Path, options: Sequence[str]) -> None:
     """Train a model on a prepared corpus; the options name the task and when to end."""
-    command = [sys.executable, "-m", "fairseq_cli.train", corpus / "bin", "--save-dir", save_dir]
+    arguments = small_training(corpus, save_dir, options)
+    run([sys.executable, "-m", "fairseq_cli.train", *arguments])
+
+
+def small_training(corpus: Path, save_dir: Path, options: Sequence[str]) -> list[str]:
+    """The arguments of `train_small`, for whoever calls `scomoe-train` in its own process."""
+    arguments = [str(corpus / "bin"), "--save-dir", str(save_dir)]
     for side in "source", "target":
-        command += [f"--max-{side}-positions", str(MAX_POSITIONS)]
-    run([*command, *_TRAINING.split(), *options])
+        arguments += [f"--max-{side}-positions", str(MAX_POSITIONS)]
+    return [*arguments, *_TRAINING.split(), *options]

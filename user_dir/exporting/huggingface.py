@@ -1,6 +1,7 @@
 """A folder that `from_pretrained` of Hugging Face's transformers loads."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ def write_huggingface(loaded: Loaded, folder: Path) -> str | None:
     """
     check_fits(loaded)
     weights = nllb_moe_weights(dict(loaded.model.named_parameters()))
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     _write(folder / "config.json", configuration(loaded))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # safetensors writes for the owner's eyes alone.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
     _write(folder / "generation_config.json", generation(loaded))
     vocabulary = {symbol: index for index, symbol in enumerate(loaded.source.symbols)}
     _write(folder / "vocab.json", vocabulary)

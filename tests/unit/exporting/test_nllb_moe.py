@@ -8,9 +8,10 @@ import torch
 from tests.support.exporting import FITTING, PRE_NORM, loaded_model
 from tests.support.models import DICTIONARY, LENGTHS, SEQ, SMALL, WIDE, make_batch
 from user_dir.errors import UserError
-from user_dir.exporting.huggingface import write_huggingface
 
 transformers = pytest.importorskip("transformers")
+
+from user_dir.exporting.huggingface import write_huggingface  # noqa: E402
 
 EVERYWHERE = {**SEQ, "scomoe_inference_partition": "everywhere"}
 
@@ -140,3 +141,8 @@ def test_its_search_is_that_of_scomoe_translate(tmp_path) -> None:
     vocabulary = json.loads((tmp_path / "vocab.json").read_text())
     assert vocabulary == {symbol: DICTIONARY.index(symbol) for symbol in DICTIONARY.symbols}
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_whoever_may_read_one_file_may_read_all(tmp_path) -> None:
+    write_huggingface(loaded_model(**FITTING), tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
