@@ -8,10 +8,10 @@ from pathlib import Path
 
 from benchmarks.learning_results import RESULTS, Summary, read_results, summarise
 from benchmarks.learning_variants import CLUSTERS, CONTROLS, EXPERIMENTS, PEERS, VARIANTS
+from benchmarks.scatter import Point, scatter
 from user_dir.reporting.figures import Figure
 
 WIDTH, HEIGHT = 620, 420
-LINE = 13  # pixels between labels
 # As the documents call them.
 NAMES = {
     "gshard": "GShard",
@@ -24,7 +24,16 @@ NAMES = {
     "feat+cluster": "Feat + clusters by scores (the paper's)",
     "cluster by token": "clusters of random tokens",
     "cluster by similar token": "clusters of similar tokens",
+    "cluster by language": "clusters by language",
     "cluster by kmeans": "clusters by k-means",
+    "seq by threshold": "Seq by threshold",
+    "seq, reordered": "Seq, layers reordered",
+    "seq/2+cluster": "Seq of half the shares + clusters by scores",
+    "seq+cluster by kmeans": "Seq + clusters by k-means",
+    "seq by node+cluster": "Seq by node + clusters by scores",
+    "seq by node+cluster by token": "Seq by node + clusters of random tokens",
+    "seq by node+cluster by similar token": "Seq by node + clusters of similar tokens",
+    "seq+cluster by similar token, threshold": "Seq by threshold + clusters of similar tokens",
     "seq+cluster by similar token": "Seq + clusters of similar tokens",
     "seq+cluster by token": "Seq + clusters of random tokens",
     "cluster by language": "clusters by language",
@@ -47,82 +56,32 @@ def family_of(variant: str) -> str:
     return next(name for name, variants in FAMILIES if variant in variants)
 
 
-def label_heights(points: list[tuple[float, float]], *, apart: float, near: float) -> list[float]:
-    """A height for each point's label, at its point or as far above as others leave room.
-
-    Args:
-        points: places (x, y) on the paper, y upwards.
-        apart: least distance of two labels that are near each other.
-        near: how far labels reach to the right.
-    """
-    heights = [y for _, y in points]
-    placed: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: points[i][1]):
-        for other in placed:
-            too_near = abs(points[index][0] - points[other][0]) < near
-            if too_near and heights[index] < heights[other] + apart:
-                heights[index] = heights[other] + apart
-        placed.append(index)
-    return heights
-
-
 def draw(corpus: str, summaries: list[Summary]) -> Figure:
     """Points with their intervals; lower is better, and so is further left."""
-    lows = [s.nll_end.mean - (s.nll_end.half_width or 0) for s in summaries]
-    highs = [s.nll_end.mean + (s.nll_end.half_width or 0) for s in summaries]
-    most = max(s.megabytes for s in summaries) * 1.35 + 0.1  # room for labels on the right
-    bits_a_pixel = (max(highs) - min(lows)) / HEIGHT
-    heights = label_heights(
-        [(s.megabytes, s.nll_end.mean) for s in summaries],
-        apart=LINE * bits_a_pixel,
-        near=most / 3,
-    )
-    values = [
-        {
-            "variant": NAMES.get(s.variant, s.variant),
-            "family": family_of(s.variant),
-            "megabytes": s.megabytes,
-            "nll": s.nll_end.mean,
-            "low": low,
-            "high": high,
-            "label": height,
-        }
-        for s, low, high, height in zip(summaries, lows, highs, heights, strict=True)
+    points = [
+        Point(
+            label=NAMES.get(s.variant, s.variant),
+            family=family_of(s.variant),
+            x=s.megabytes,
+            y=s.nll_end.mean,
+            low=s.nll_end.mean - (s.nll_end.half_width or 0),
+            high=s.nll_end.mean + (s.nll_end.half_width or 0),
+        )
+        for s in summaries
     ]
-    x = {
-        "field": "megabytes",
-        "type": "quantitative",
-        "scale": {"domain": [0, most]},
-        "axis": {"tickCount": 8},
-        "title": "megabytes between nodes, an update",
-    }
-    scale = {"zero": False}
-    y = {"field": "nll", "type": "quantitative", "scale": scale, "title": "validation nll, bits"}
-    colour = {"field": "family", "type": "nominal", "title": None}
-    colour["sort"] = [name for name, _ in FAMILIES]
-    spec = {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "data": {"values": values},
-        "encoding": {"x": x, "color": colour},
-        "layer": [
-            {
-                "mark": {"type": "rule", "opacity": 0.45},
-                "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}},
-            },
-            {"mark": {"type": "point", "filled": True, "size": 70}, "encoding": {"y": y}},
-            {
-                "mark": {"type": "text", "align": "left", "dx": 8, "fontSize": 11},
-                "encoding": {"text": {"field": "variant"}, "y": y | {"field": "label"}},
-            },
-        ],
-    }
     return Figure(
         key=f"learning-{corpus}",
         title=f"Quality against bytes: {corpus}",
         alternative="Validation nll against megabytes between nodes: "
         + "; ".join(f"{s.variant} {s.nll_end.text()} at {s.megabytes:.1f} MB" for s in summaries),
-        spec=spec,
+        spec=scatter(
+            points,
+            families=[name for name, _ in FAMILIES],
+            x_title="megabytes between nodes, an update",
+            y_title="validation nll, bits",
+            width=WIDTH,
+            height=HEIGHT,
+        ),
     )
 
 

@@ -19,7 +19,8 @@ SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
 FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
 HIERARCHICAL = {"moe_exchange": "hierarchical"}
 ONE_NODE = {"moe_limit_nodes": 1}
-HALF_WIDTH = "D/2"  # of the stack that is built
+# Of the stack that is built: its tokens' width, and its experts' hidden one.
+HALF_WIDTH, HIDDEN_WIDTH = "D/2", "H"
 BOTTLENECK = {"scomoe_type": "bottleneck", "moe_exchange_dim": HALF_WIDTH}
 ALL_PLAIN = (LayerKind.PLAIN,) * NUM_LAYERS
 BEHIND_PLAIN = {kind: (LayerKind.PLAIN, *(kind,) * (NUM_LAYERS - 1)) for kind in LayerKind}
@@ -29,6 +30,7 @@ BEHIND_CLUSTERS = {kind: (LayerKind.CLUSTER, *(kind,) * (NUM_LAYERS - 1)) for ki
 STACKS = {
     "gshard": ({}, ALL_PLAIN),
     "switch": ({"moe_top1_expert": True}, ALL_PLAIN),
+    "shared expert": ({"moe_shared_expert_ffn_dim": HIDDEN_WIDTH}, ALL_PLAIN),
     "gshard, hierarchical": (HIERARCHICAL, ALL_PLAIN),
     "one node a token": (ONE_NODE, ALL_PLAIN),
     "one node a token, hierarchical": ({**ONE_NODE, **HIERARCHICAL}, ALL_PLAIN),
@@ -37,6 +39,7 @@ STACKS = {
     "seq": (SEQ, BEHIND_PLAIN[LayerKind.SEQ]),
     "seq, hierarchical": ({**SEQ, **HIERARCHICAL}, BEHIND_PLAIN[LayerKind.SEQ]),
     "feat": (FEAT, BEHIND_PLAIN[LayerKind.FEAT]),
+    "gshard+cluster": ({}, BEHIND_CLUSTERS[LayerKind.PLAIN]),
     "seq+cluster": (SEQ, BEHIND_CLUSTERS[LayerKind.SEQ]),
     "feat+cluster": (FEAT, BEHIND_CLUSTERS[LayerKind.FEAT]),
     "seq, all layers": (SEQ, (LayerKind.SEQ,) * NUM_LAYERS),
@@ -56,9 +59,8 @@ class StepSize:
 def options_of(name: str, size: StepSize) -> dict[str, Any]:
     """What a stack sets of the options of `--arch scomoe`."""
     options, _ = STACKS[name]
-    return {
-        option: size.dim // 2 if value == HALF_WIDTH else value for option, value in options.items()
-    }
+    widths = {HALF_WIDTH: size.dim // 2, HIDDEN_WIDTH: size.hidden}
+    return {option: widths.get(value, value) for option, value in options.items()}
 
 
 def has_reaches(name: str) -> bool:

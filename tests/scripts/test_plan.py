@@ -59,6 +59,14 @@ def test_a_probe_of_two_processes_is_a_machine(tmp_path):
     assert main(["--cluster", str(path), "--arch", "scomoe_tiny"]) == 0
 
 
+def test_torchrun_starts_a_probe(tmp_path):
+    path = tmp_path / "mine.toml"
+    command = ["torchrun", "--nproc-per-node", "2", "--standalone", "-m", "user_dir.cli.plan"]
+    done = run([*command, "--probe", "--arch", "scomoe_tiny", "--save-cluster", path])
+    assert done.stdout.count("wrote ") == 1 and done.stdout.count("measured on 2 processes") == 1
+    assert read_machine(str(path)).ranks_per_node == 2
+
+
 def test_a_probe_that_fails_says_why_once():
     options = ["--probe", "--processes", "2", "--moe-expert-count", "7", "--arch", "scomoe_tiny"]
     done = run(module("plan", *options), check=False)

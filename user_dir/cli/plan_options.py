@@ -162,6 +162,14 @@ def _add_mixture(add: Callable) -> None:
     ):
         add(flag, type=_COUNT, metavar="N", help=text)
     add("--capacity-factor", type=finite_number(), metavar="F", help="slots; 0: dropless")
+    add("--moe-expert-choice", action="store_true", help="experts of the encoder choose tokens")
+    add(
+        "--moe-gating-dropout",
+        type=finite_number(),
+        metavar="P",
+        help="share of updates in which no token leaves its rank",
+    )
+    add("--moe-gating-dropout-skip", action="store_true", help="... or sees any expert")
     add("--moe-cmr", action="store_true", help="mix mixtures with a shared network")
     add("--moe-top1-expert", action="store_true", help="one expert a token")
     add(

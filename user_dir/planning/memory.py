@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from user_dir.fast_moe.config import LayerKind
 from user_dir.planning.parameters import Parameters
 from user_dir.planning.setting import Setting, Stack, mixtures
-from user_dir.planning.traffic import Trip, trips_of
+from user_dir.planning.traffic import Trip, passes_of
 from user_dir.transformer.layer_order import DenseLayer
 
 # Tensors of the tokens' width that a part keeps.
@@ -20,6 +20,7 @@ _GATED = 2  # likewise
 _CLUSTERED = 5  # also the tokens sorted and where they arrived
 _ENDS = 4  # before and after the last norm of both stacks
 _ROUTING_WORDS = 20  # of a mixture, and twice as many as there are experts
+_CHOSEN_WORDS = 6  # of an expert that chooses: it may take any token
 # Float32 scores of the vocabulary at the loss: probabilities, their gradient in two terms, and the
 # gradient of the scores.
 _SCORES_HELD = 3
@@ -153,17 +154,29 @@ def _mixture_words(setting: Setting, stack: Stack, kind: LayerKind) -> float:
     kept = _CLUSTERED if kind is LayerKind.CLUSTER else _GATED
     words = kept * stack.dim + _dropped(setting, stack.dim)
     words += _ROUTING_WORDS + 2 * setting.config.num_experts
-    for trip in trips_of(setting, stack, kind):
-        rows = trip.rows * (trip.hidden + trip.width)
-        if kind is not LayerKind.CLUSTER:  # outputs, for the gradient of their weights
-            rows += trip.sent_rows * trip.width
-        words += rows / setting.tokens
+    if kind is not LayerKind.CLUSTER and setting.capacity_of(stack).by_expert:
+        words += _CHOSEN_WORDS * setting.config.num_experts
+    words += (
+        max(
+            sum(_rows_words(kind, trip) for trip in trips)
+            for _, trips in passes_of(setting, stack, kind)
+        )
+        / setting.tokens
+    )
     if kind is not LayerKind.CLUSTER:
         words += setting.shared_hidden_dim(stack)
         # Both outputs, for the gradient of how they are mixed.
         words += 2 * stack.dim if setting.config.shared.conditional else 0
     if kind is LayerKind.BOTTLENECK:
         words += setting.exchange_dim + stack.dim
+    return words
+
+
+def _rows_words(kind: LayerKind, trip: Trip) -> float:
+    """What experts keep of their rows."""
+    words = trip.rows * (trip.hidden + trip.width)
+    if kind is not LayerKind.CLUSTER:  # outputs, for the gradient of their weights
+        words += trip.sent_rows * trip.width
     return words
 
 
@@ -181,5 +194,7 @@ def _exchange(setting: Setting) -> float:
         return 2 * trip.sent_rows * trip.width + trip.rows * trip.hidden
 
     return setting.itemsize * max(
-        sum(map(held, trips_of(setting, stack, kind))) for stack, kind, _ in mixtures(setting)
+        sum(map(held, trips))
+        for stack, kind, _ in mixtures(setting)
+        for _, trips in passes_of(setting, stack, kind)
     )

@@ -1,7 +1,7 @@
 """What is planned: a model, its layout, its batch; refused as training would refuse it."""
 
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ from user_dir.fast_moe.config import LayerKind, MoeConfig
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.reach import Shares
 from user_dir.fast_moe.layout.topology import Topology
+from user_dir.fast_moe.routing.capacity import CapacityRule
 from user_dir.transformer.checks import check_scomoe_layout, check_stacks
 from user_dir.transformer.layer_order import LayerOrder, order_layers
 from user_dir.transformer.options import (
@@ -158,6 +159,11 @@ class Setting:
         """Features that travel to a bottleneck's experts."""
         assert self.config.exchange_dim is not None
         return self.config.exchange_dim
+
+    def capacity_of(self, stack: Stack) -> CapacityRule:
+        """Slots of an expert; experts may choose tokens in the encoder."""
+        by_expert = self.config.gate.expert_choice and stack.name == "encoder"
+        return replace(self.config.capacity, by_expert=by_expert)
 
     def shared_hidden_dim(self, stack: Stack) -> int:
         """Hidden width of the network that every token passes beside its experts; 0: none."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from user_dir.planning.plan import Outcome, Plan
+from user_dir.planning.setting import Setting
 
 _FAMILIES = ("seq", "feat", "seq+cluster", "feat+cluster")
 _USUAL = ("seq 0.2/0.5", "feat 0.25/0.5")
@@ -174,10 +175,20 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
             f"{setting.tokens:,} tokens a rank in each stack, "
             f"sentences of {setting.sentence_length}",
         ),
-        ("capacity factor", f"{config.capacity_factor:g}, top-{setting.top_k}"),
+        ("capacity factor", f"{config.capacity_factor:g}, top-{setting.top_k}{_gating(setting)}"),
         ("optimizer", setting.optimizer + (", layers recomputed" if setting.recompute else "")),
     ]
     return found + [("assumed", line) for line in machine.assumed]
+
+
+def _gating(setting: Setting) -> str:
+    """What the gates do besides."""
+    gate = setting.config.gate
+    words = "; in the encoder experts choose tokens" if gate.expert_choice else ""
+    if gate.dropout:
+        what = "sees no expert" if gate.dropout_skips else "leaves its rank"
+        words += f"; in {gate.dropout:g} of the updates no token {what}"
+    return words
 
 
 def advice(plan: Plan) -> str:

@@ -16,7 +16,7 @@ from user_dir.planning.arithmetic import (
 from user_dir.planning.machine import Machine
 from user_dir.planning.parameters import Parameters
 from user_dir.planning.setting import Setting, mixtures
-from user_dir.planning.traffic import Leg, Trip, trips_of
+from user_dir.planning.traffic import Leg, Trip, passes_of
 
 _BACKWARD = 2  # of the forward pass's arithmetic
 # Bytes that a step of the optimizer reads and writes for a parameter in float32: weight, gradient
@@ -81,8 +81,11 @@ def step_time(
     layers, gates = [], 0.0
     for stack, kind, name in mixtures(setting):
         gates += passes * rate.seconds(around_work(setting, stack, kind))
-        trips = trips_of(setting, stack, kind)
-        layers.append(_layer_time(name, kind, trips, rate, overlap=overlap))
+        of_passes = [
+            (share, _layer_time(name, kind, trips, rate, overlap=overlap))
+            for share, trips in passes_of(setting, stack, kind)
+        ]
+        layers.append(_mean(of_passes))
     experts = sum(layer.experts for layer in layers)
     return StepTime(
         attention=attention,
@@ -147,9 +150,27 @@ def _layer_time(
         experts += sum(job.work for job in jobs)
         exchange += sum(job.there.total + job.back.total for job in jobs)
         total += _finish(jobs) if overlap and len(jobs) > 1 else _one_by_one(jobs)
-    by_distance = [sum(parts) for parts in zip(*(t.num_bytes for t in trips), strict=True)]
-    on_rank, in_node, between = by_distance
+    on_rank, in_node, between = (sum(trip.num_bytes[i] for trip in trips) for i in range(3))
     return LayerTime(name, kind.value, experts, exchange, total, (on_rank, in_node, between))
+
+
+def _mean(of_passes: Sequence[tuple[float, LayerTime]]) -> LayerTime:
+    """Over updates of several ways to go, by their shares."""
+
+    def mean(values: Sequence[float]) -> float:
+        pairs = zip(of_passes, values, strict=True)
+        return sum(share * value for (share, _), value in pairs)
+
+    times = [one for _, one in of_passes]
+    on_rank, in_node, between = (mean([one.num_bytes[i] for one in times]) for i in range(3))
+    return LayerTime(
+        name=times[0].name,
+        kind=times[0].kind,
+        experts=mean([one.experts for one in times]),
+        exchange=mean([one.exchange for one in times]),
+        total=mean([one.total for one in times]),
+        num_bytes=(on_rank, in_node, between),
+    )
 
 
 @dataclass(frozen=True)

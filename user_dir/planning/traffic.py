@@ -11,6 +11,8 @@ from math import comb
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.layout.processes import Layout
 from user_dir.fast_moe.layout.reach import Reach
+from user_dir.fast_moe.routing.capacity import CapacityRule
+from user_dir.fast_moe.tokens.ranked import Sizes
 from user_dir.planning.parameters import expert_shapes
 from user_dir.planning.setting import Setting, Stack
 
@@ -87,47 +89,83 @@ class Trip:
         )
 
 
+def passes_of(setting: Setting, stack: Stack, kind: LayerKind) -> list[tuple[float, list[Trip]]]:
+    """The trips of a mixture in an update, for each way that updates go and the share that do.
+
+    With gating dropout no token leaves its rank in a share of them; clusters stay what they are.
+    """
+    gate = setting.config.gate
+    share = 0.0 if kind is LayerKind.CLUSTER else gate.dropout
+    found = [(1 - share, trips_of(setting, stack, kind))]
+    if share:
+        staying = [] if gate.dropout_skips else _staying(setting, stack, kind)
+        found.append((share, staying))
+    return found
+
+
 def trips_of(setting: Setting, stack: Stack, kind: LayerKind) -> list[Trip]:
     """The trips of a mixture, nearest first."""
     tokens, hidden = setting.tokens, setting.expert_hidden_dim(stack)
     if kind is LayerKind.CLUSTER:
         return [_dropless(setting, Reach.GLOBAL, stack.dim, hidden, tokens, choices=1)]
+    capacity = setting.capacity_of(stack)
     if kind is LayerKind.SEQ:
         shares = setting.seq_shares
         quotas = shares.quotas(tokens)
         return [
-            _trip(setting, reach, stack.dim, hidden, quotas[reach], everybody=False)
+            _trip(setting, capacity, reach, stack.dim, hidden, quota=quotas[reach])
             for reach in shares.reaches()
         ]
     if kind is LayerKind.FEAT:
         features = setting.config.shares.features(stack.dim)
         return [
-            _trip(setting, reach, features[reach], hidden, tokens)
+            _trip(setting, capacity, reach, features[reach], hidden)
             for reach in Reach
             if features[reach]
         ]
     ((width, hidden),) = expert_shapes(setting, stack, kind)
-    return [_trip(setting, Reach.GLOBAL, width, hidden, tokens)]
+    return [_trip(setting, capacity, Reach.GLOBAL, width, hidden)]
+
+
+def _staying(setting: Setting, stack: Stack, kind: LayerKind) -> list[Trip]:
+    """Those of an update in which all tokens, or all their slices, stay on their rank."""
+    capacity = setting.capacity_of(stack)
+    return [
+        _trip(setting, capacity, Reach.LOCAL, width, hidden)
+        for width, hidden in expert_shapes(setting, stack, kind)
+    ]
 
 
 def _trip(
-    setting: Setting, reach: Reach, width: int, hidden: int, tokens: int, *, everybody: bool = True
+    setting: Setting,
+    capacity: CapacityRule,
+    reach: Reach,
+    width: int,
+    hidden: int,
+    *,
+    quota: int | None = None,
 ) -> Trip:
-    """One trip of a layer that chooses experts by a gate.
+    """One trip of a layer with a gate.
 
     Args:
-        everybody: all tokens of a rank have that reach.
+        quota: how many of a rank's tokens have that reach; None: all.
     """
     block, per_rank = setting.topology.block_of_reach(reach), setting.experts_per_rank
     num_experts, num_nodes = block * per_rank, setting.topology.nodes_in_reach
+    tokens = setting.tokens if quota is None else quota
+    slots = capacity.slots_in_reach(
+        reach,
+        Sizes((setting.tokens,), {reach: (tokens,)}, setting.tokens, {reach: tokens}),
+        num_experts=num_experts,
+        training=True,
+        by_quota=quota is not None,
+        any_number=setting.config.partition == "threshold",
+        on_cpu=setting.device == "cpu",
+    )
+    choices = num_experts if capacity.by_expert else min(capacity.top_k, num_experts)
     if reach is Reach.GLOBAL and setting.config.exchange == "hierarchical" and num_nodes > 1:
-        return _hierarchical(setting, width, hidden, tokens, num_nodes=num_nodes)
-    choices = min(setting.top_k, num_experts)
-    slots = setting.config.capacity.slots(tokens, num_experts, training=True)
-    if reach is Reach.LOCAL and slots is not None:
-        capacity, on_cpu = setting.config.capacity, setting.device == "cpu"
-        by_threshold = not everybody and setting.config.partition == "threshold"
-        slots = None if by_threshold else capacity.slots_to_stay(tokens, num_experts, on_cpu=on_cpu)
+        taken = slots if capacity.by_expert else None
+        return _hierarchical(setting, width, hidden, tokens, choices, taken, num_nodes=num_nodes)
     if slots is None:
         return _dropless(setting, reach, width, hidden, tokens, choices=choices)
     rows_of_pair = per_rank * slots
@@ -150,22 +188,34 @@ def _dropless(
 
 
 def _hierarchical(
-    setting: Setting, width: int, hidden: int, tokens: int, *, num_nodes: int
+    setting: Setting,
+    width: int,
+    hidden: int,
+    tokens: int,
+    choices: int,
+    taken: int | None,
+    *,
+    num_nodes: int,
 ) -> Trip:
     """Once to each node that holds an expert of the token, and on from there.
 
     Args:
+        taken: tokens that every expert takes; None: tokens choose experts.
         num_nodes: that hold every expert once together.
     """
-    per_node = setting.config.num_experts // num_nodes
-    choices = min(setting.top_k, setting.config.num_experts)
-    share = _share_of_a_node(
-        num_nodes, per_node, choices, limit=setting.config.gate.limit_nodes or num_nodes
-    )
+    num_experts = setting.config.num_experts
+    per_node = num_experts // num_nodes
+    if taken is None:
+        rows = choices * tokens
+        limit = setting.config.gate.limit_nodes or num_nodes
+        share = _share_of_a_node(num_nodes, per_node, choices, limit=limit)
+    else:
+        rows = num_experts * taken
+        # Experts choose by themselves.
+        share = 1 - (1 - min(1.0, taken / max(1, tokens))) ** per_node
     row_bytes = setting.itemsize * (2 * width + choices) + _ID_BYTES * choices
     between = Leg.even(row_bytes, share * tokens, Peers(0, num_nodes - 1), ahead=_COUNT_BYTES)
     per_rank = setting.layout.ranks_per_node
-    rows = choices * tokens
     within = Leg.even(
         2 * setting.itemsize * width,
         rows / per_rank,

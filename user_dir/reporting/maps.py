@@ -143,10 +143,9 @@ def _summed(records: Iterable[Record], layer: str) -> dict[str, int]:
 
 def language_maps(run: Run) -> list[Figure]:
     """Which experts the tokens of each source and target language went to, late in the run."""
-    late = run.train[-max(1, len(run.train) // 5) :]
     maps: list[tuple[str, str, dict[str, list[int]]]] = []
     for layer in run.layers:
-        by_direction = _by_direction(late, layer)
+        by_direction = _by_direction(run.late, layer)
         for side, of_side in ("source", 0), ("target", 1):
             by_language: dict[str, list[int]] = {}
             for direction, load in by_direction.items():

@@ -1,6 +1,7 @@
 """What there is of a run: its statistics or its log, its state, and what of it is missing."""
 
 import fcntl
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from user_dir.text.scoring.train_log import records
 _LOG = "train.log"
 _LOCK = "scomoe-train.lock"
 _EVALUATION = "evaluation"
+_LATE = 5  # languages are shown of the last fifth of a run
 Record = dict[str, Any]
 
 
@@ -39,6 +41,11 @@ class Run:
     @property
     def updates(self) -> int:
         return max((record["updates"] for record in (*self.train, *self.valid)), default=0)
+
+    @property
+    def late(self) -> list[Record]:
+        """The last records of training, whose directions are told apart."""
+        return self.train[_start_of_late(len(self.train)) :]
 
     @property
     def layers(self) -> list[str]:
@@ -76,8 +83,7 @@ def _read(folder: Path, name: str) -> Run:
     path = folder / STATISTICS
     try:
         for record in read_records(path):
-            kinds = {"run": run.starts, "train": run.train, "valid": run.valid}
-            kinds.get(str(record.get("kind")), []).append(record)
+            _keep(record, run)
     except OSError as error:
         run.missing.append(
             f"Everything about experts: {path.name} cannot be read ({error.strerror}). "
@@ -93,6 +99,28 @@ def _read(folder: Path, name: str) -> Run:
     run.state = _state(run)
     _say_what_is_missing(run)
     return run
+
+
+def _keep(record: Record, run: Run) -> None:
+    """Add a record with what a page shows of it: a long run's numbers would fill the memory."""
+    kind = record.get("kind")
+    if kind == "run":
+        run.starts.append(record)
+    elif kind == "valid":
+        record.pop("layers", None)
+        run.valid.append(record)
+    elif kind == "train":
+        for layer in record.get("layers", {}).values():
+            layer["load"] = array("q", layer["load"])
+        run.train.append(record)
+        start = _start_of_late(len(run.train))
+        for early in run.train[max(0, start - 1) : start]:  # at most one leaves the last fifth
+            for layer in early.get("layers", {}).values():
+                layer.pop("by_direction", None)
+
+
+def _start_of_late(number: int) -> int:
+    return number - max(1, number // _LATE)
 
 
 def _read_log(run: Run) -> None:

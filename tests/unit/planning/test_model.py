@@ -35,6 +35,8 @@ VARIANTS = [
     },
     {"scomoe_type": "bottleneck", "moe_exchange_dim": 16, "moe_shared_expert_ffn_dim": 40},
     {"moe_cmr": True},
+    {"moe_expert_choice": True},
+    {"moe_gating_dropout": 0.2},
     {"token_cluster": True, "cluster_by": "token", "decoder_moe_freq": 2},
     {"arch": "scomoe", "moe_freq": 2, "moe_expert_count": 2, "decoder_embed_dim": 16},
     {"arch": "scomoe_base", "share_decoder_input_output_embed": True, "reorder_layers": True},
@@ -62,7 +64,7 @@ def test_a_model_has_as_many_parameters_as_planned(variant):
     assert counts.total == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("variant", VARIANTS[:5], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS[:7], ids=str)
 def test_a_forward_pass_keeps_as_much_as_planned(variant):
     length, lines = 16, 8
     options = {**SMALL, "encoder_embed_dim": 64, "encoder_ffn_embed_dim": 96, **variant}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.pages import Page
+from tests.support.pages import Page, check_accessible, look_at, needs_browser
 from tests.unit.planning.settings import arguments
 from user_dir.planning.machine import read_machine
 from user_dir.planning.page import render, sections_of
@@ -50,3 +50,14 @@ def test_tables_show_what_matters_and_all_if_asked(plan):
     assert len(rows) == len(plan.outcomes)
     (marked,) = [row[0] for row in rows if row[0].endswith(" *")]
     assert marked == f"{plan.best.method.name} *"
+
+
+def test_everybody_can_read_the_page(plan):
+    check_accessible(Page(render(plan)))
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "dark"), [(1280, True), (500, False)])
+def test_a_browser_shows_every_figure_without_an_error(plan, tmp_path, width, dark):
+    html = render(plan)
+    assert look_at(html, tmp_path, width=width, dark=dark).count("vega-embed") >= 6

@@ -81,6 +81,22 @@ def test_hierarchical_rows_pass_both_links_one_after_the_other():
     assert layer.num_bytes[1] > direct.num_bytes[1]
 
 
+def test_gating_dropout_spares_its_share_of_the_exchange():
+    often, never = time_of(tokens=512, moe_gating_dropout=0.25), time_of(tokens=512)
+    assert often.exchange == pytest.approx(0.75 * never.exchange)
+    for with_it, without in zip(often.layers, never.layers, strict=True):
+        assert with_it.num_bytes[1:] == pytest.approx([0.75 * n for n in without.num_bytes[1:]])
+    skipped = time_of(tokens=512, moe_gating_dropout=0.25, moe_gating_dropout_skip=True)
+    assert skipped.experts == pytest.approx(0.75 * never.experts)
+
+
+def test_experts_choose_in_the_encoder_alone():
+    chosen, usual = time_of(tokens=500, moe_expert_choice=True), time_of(tokens=500)
+    for with_it, without in zip(chosen.layers, usual.layers, strict=True):
+        is_same = with_it.num_bytes == without.num_bytes
+        assert is_same is with_it.name.startswith("decoder")  # 125 slots of 500 tokens, not 126
+
+
 def test_recomputation_takes_the_forward_pass_again():
     once, again = time_of(tokens=512), time_of(tokens=512, checkpoint_activations=True)
     assert again.recomputation == pytest.approx(
@@ -199,6 +215,11 @@ def test_wrong_machines_are_refused(change, says):
         ({"moe_nodes": 0}, "--moe-nodes must be at least 1"),
         ({"moe_limit_nodes": 1, "moe_expert_count": 2}, "--moe-limit-nodes"),
         ({"token_cluster": True, "encoder_layers": 3}, "even number of layers"),
+        ({"moe_expert_choice": True, "capacity_factor": 0.0}, "0 .dropless.; 1.0 would do"),
+        ({"moe_expert_choice": True, "moe_limit_nodes": 1}, "--moe-limit-nodes does not go with"),
+        ({"moe_expert_choice": True, "encoder_moe_freq": 0}, "works in the encoder alone"),
+        ({"moe_gating_dropout": 1.5}, "--moe-gating-dropout must be from 0 to below 1"),
+        ({"moe_gating_dropout_skip": True}, "--moe-gating-dropout-skip needs"),
         ({"optimizer": "adam"}, "--optimizer adam with 4 processes"),
         ({"precision": "fp16"}, "--fp16 is very slow on a CPU"),
         ({"precision": "bf16"}, "says no rate for it"),

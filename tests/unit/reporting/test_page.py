@@ -3,14 +3,12 @@
 import fcntl
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.pages import Page
+from tests.support.pages import Page, check_accessible, look_at, needs_browser
 from tests.support.run_folders import write_evaluation, write_run
 from user_dir.errors import UserError
 from user_dir.reporting.curves import curves
@@ -141,19 +139,30 @@ def test_marks_hold_the_whole_of_both_texts(translation, reference):
         assert kept.split() == text.split() if joint else kept == text
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
-def test_a_browser_shows_every_figure_without_an_error(whole, tmp_path):
-    path = tmp_path / "report.html"
-    path.write_text(whole)
-    options = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--dump-dom",
-        "--enable-logging=stderr",
-    )
-    options += ("--window-size=1280,20000", "--virtual-time-budget=20000")
-    command = ["chromium", *options, f"--user-data-dir={tmp_path}", f"file://{path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr, done.stderr
-    assert done.stdout.count("vega-embed") >= whole.count("<figure id=") > 10
+@needs_browser
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (500, True)])
+def test_a_browser_shows_every_figure_without_an_error(whole, tmp_path, width, dark):
+    shown = look_at(whole, tmp_path, width=width, dark=dark)
+    assert shown.count("vega-embed") >= whole.count("<figure id=") > 10
+
+
+@pytest.mark.parametrize(
+    ("form", "begins"), [("pdf", b"%PDF"), ("svg", b"<svg"), ("png", b"\x89PNG")]
+)
+def test_a_figure_is_a_file_for_a_paper(tmp_path, form, begins):
+    (run,) = read_runs([write_run(tmp_path / "model")], [])
+    figure = curves([run])[0]
+    drawn = figure.drawn(form)
+    assert drawn.startswith(begins) and b"currentColor" not in drawn
+
+
+def test_everybody_can_read_the_page(whole):
+    check_accessible(Page(whole))
+
+
+def test_directions_are_kept_of_the_last_fifth_alone(tmp_path):
+    folder = write_run(tmp_path / "model", updates=120)  # 12 records
+    (run,) = read_runs([folder], [])
+    has_directions = ["by_direction" in r["layers"]["encoder.moe0"] for r in run.train]
+    assert has_directions == [False] * 10 + [True] * 2
+    assert run.late == run.train[10:]

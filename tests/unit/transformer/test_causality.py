@@ -31,6 +31,22 @@ CAUSAL = {
     "feat": FEAT,
     "experts choose in the encoder": {"moe_expert_choice": True, "capacity_factor": 8.0},
     "bottleneck": {"scomoe_type": "bottleneck", "moe_exchange_dim": 8},
+    "sigmoid, one node a token, hierarchical": {
+        "moe_gate": "sigmoid",
+        "moe_limit_nodes": 1,
+        "moe_exchange": "hierarchical",
+    },
+    "bias, masks, shared expert": {
+        "moe_balance": "bias",
+        "moe_eom": 0.2,
+        "moe_fom": 0.1,
+        "moe_shared_expert_ffn_dim": 24,
+    },
+    "conditional routing, gating dropout": {
+        "moe_cmr": True,
+        "moe_cmr_dropout": 0.2,
+        "moe_gating_dropout": 0.999,
+    },
     "seq by threshold": BY_THRESHOLD,
     "clusters by token": BY_TOKEN,
     "clusters by language": {"token_cluster": True, "cluster_by": "language"},

@@ -44,6 +44,23 @@ VARIANTS = {
     "cluster by language, feat": {"token_cluster": True, "cluster_by": "language", **FEAT},
     "cluster by centroid, seq": {**BY_CENTROID, **SEQ},
     "cluster by centroid, switch": {**BY_CENTROID, "moe_top1_expert": True},
+    "sigmoid, one node a token, hierarchical": {
+        "moe_gate": "sigmoid",
+        "moe_limit_nodes": 1,
+        "moe_exchange": "hierarchical",
+    },
+    "bias, masks, z-loss, seq": {
+        "moe_balance": "bias",
+        "moe_eom": 0.2,
+        "moe_fom": 0.1,
+        "moe_z_loss_wt": 0.01,
+        **SEQ,
+    },
+    "conditional routing, shares by distance": {
+        "moe_cmr": True,
+        "moe_topology_shares": "0.5,0.3,0.2",
+    },
+    "shared expert, gating dropout": {"moe_shared_expert_ffn_dim": 24, "moe_gating_dropout": 0.5},
     "norm after": {"token_cluster": True, **SEQ, "layernorm_after_moe_layer": True},
 }
 # Balanced by step, so that a step of decoding sees the tokens that it is balanced with.
