@@ -4,8 +4,8 @@
       --out docs/pictures/methods.svg
 
 Prints the table as markdown: bits against GShard on each corpus (less is better); bytes between two
-nodes in training on the first corpus, or of steps where it was not trained; bytes between more
-nodes by counting, and steps behind the slow links of results/network.json, serial / with overlap
+nodes in training on the first corpus, or of steps or by counting where it was not trained; bytes
+between more nodes by counting, and steps behind the slow links of results/network.json, serial / with overlap
 where there is something to overlap: shares of GShard's.
 What stands in brackets is another method's, as the last column says; in the picture such points
 are hollow. It shows the first corpus.
@@ -28,6 +28,7 @@ from user_dir.reporting.figures import Figure
 from user_dir.text.scoring.tables import format_markdown
 
 WIDTH, HEIGHT = 460, 560
+NODES = "2"  # in training, and behind the slow link
 NETWORK, COUNTED = "network.json", "network_bytes.json"
 Record = dict[str, Any]
 
@@ -86,7 +87,8 @@ def bits(method: Method, learned: dict[str, Summary]) -> Value | None:
 
 
 def bytes_between(method: Method, results: Results) -> Value | None:
-    """Between two nodes, of GShard's: in training on the first corpus, else of the steps."""
+    """Between two nodes, of GShard's: in training on the first corpus, else in the steps that were
+    timed, else by counting."""
     learned = next(iter(results.learned.values()))
     # Where its results are another's, its bytes are not.
     summary = None if method.whose_results else learned.get(method.learned or "")
@@ -94,7 +96,7 @@ def bytes_between(method: Method, results: Results) -> Value | None:
         return Value(summary.megabytes / learned[CONTROL].megabytes)
     variants = results.steps[0]["variants"] if results.steps else {}
     if method.stack not in variants:
-        return None
+        return bytes_counted(method, results.counted, NODES)
     share = variants[method.stack]["formula"] / variants[CONTROL]["formula"]
     return Value(share, is_own=not method.whose_steps)
 
@@ -127,21 +129,22 @@ def best_step(method: Method, record: Record) -> Value | None:
 
 def table(results: Results, methods: Sequence[Method]) -> str:
     """Of markdown; no cell is empty."""
-    numbers = sorted({n for of_stack in results.counted.values() for n in of_stack}, key=int)
+    numbers = {number for of_stack in results.counted.values() for number in of_stack} - {NODES}
+    more_nodes = sorted(numbers, key=int)
     header = ["method", *(f"bits, {corpus}" for corpus in results.learned)]
-    header += ["bytes", *(f"bytes, {n} nodes" for n in numbers)]
+    header += ["bytes", *(f"bytes, {n} nodes" for n in more_nodes)]
     for record in results.steps:
         header.append(f"step at {waiting_share(record):.0%} exchange")
-    rows = [[*_cells(method, results, numbers), method.remarks] for method in methods]
+    rows = [[*_cells(method, results, more_nodes), method.remarks] for method in methods]
     return format_markdown([*header, "remarks"], rows)
 
 
-def _cells(method: Method, results: Results, numbers: Sequence[str]) -> list[str]:
+def _cells(method: Method, results: Results, more_nodes: Sequence[str]) -> list[str]:
     cells = [method.name]
     for learned in results.learned.values():
         cells.append(_bits_text(bits(method, learned), method))
     cells.append(_text(bytes_between(method, results), method.no_steps))
-    cells += [_text(bytes_counted(method, results.counted, n), method.no_steps) for n in numbers]
+    cells += [_text(bytes_counted(method, results.counted, n), method.no_steps) for n in more_nodes]
     for record in results.steps:
         both = [step(method, record, schedule) for schedule in ("serial", "overlap")]
         found = [value for value in both if value is not None]
