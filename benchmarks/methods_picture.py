@@ -3,12 +3,12 @@
     python -m benchmarks.methods_picture --corpus multi30k-short debian-short \\
       --out docs/pictures/methods.svg
 
-Prints the table as markdown: bits against GShard on each corpus (less is better); bytes between two
-nodes in training on the first corpus, or of steps or by counting where it was not trained; bytes
-between more nodes by counting, and steps behind the slow links of results/network.json, serial / with overlap
-where there is something to overlap: shares of GShard's.
-What stands in brackets is another method's, as the last column says; in the picture such points
-are hollow. It shows the first corpus.
+Prints the table as markdown: bits against GShard on each corpus (less is better), and shares of
+GShard's bytes and steps. Bytes are those between two nodes, in training on the first corpus, or of
+steps or by counting where it was not trained; then those between more nodes by counting. Steps are
+those behind the slow links of results/network.json, serial / with overlap where there is something
+to overlap. What stands in brackets is another method's, as the last column says; in the picture
+such points are hollow. It shows the first corpus.
 """
 
 import argparse
