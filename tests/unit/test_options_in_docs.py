@@ -1,4 +1,4 @@
-"""The tables of docs/training.md against the options and their defaults."""
+"""docs/options.md, and the tables of docs/training.md, against the options and their defaults."""
 
 import re
 from argparse import ArgumentParser, Namespace
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
+from tools import options_page
 from user_dir import register  # noqa: F401 - fairseq must know our names
 from user_dir.fast_moe.config import MoeConfig
 from user_dir.training.criterion import MoeCrossEntropyConfig
@@ -82,3 +83,18 @@ def test_the_table_of_models_has_their_sizes(row):
     assert width == (args.decoder_embed_dim, args.decoder_ffn_embed_dim, width[2])
     assert (row[3], args.moe_freq) == ("every second", 2)
     assert row[4] == str(args.moe_expert_count)
+
+
+def test_the_page_of_all_options_is_what_the_parsers_say():
+    assert options_page.PAGE.read_text(encoding="utf-8") == options_page.page(), (
+        "options have changed: python -m tools.options_page writes docs/options.md anew"
+    )
+
+
+def test_every_option_of_a_run_that_takes_a_value_has_an_example():
+    rows = [line for line in options_page.page().splitlines() if line.startswith("| `-")]
+    training = rows[: next(i for i, row in enumerate(rows) if row.startswith("| `--path"))]
+    assert len(training) > 60
+    for row in training:
+        _, default, example, *_ = row.strip("| ").split(" | ")
+        assert default == "off" or re.fullmatch(r"`.+`", example), row

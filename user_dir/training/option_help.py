@@ -33,7 +33,7 @@ _RUNNING = (
         "fairseq's for translation",
     ),
     Declared("--debug", False, "show the stack trace of an error beside its sentence"),
-    Declared("--help-all", False, "list fairseq's options too, all of which work; takes seconds"),
+    Declared("--help-all", False, "list fairseq's options too; takes seconds"),
 )
 _DECLARED_GROUPS = (
     ("running", _RUNNING),

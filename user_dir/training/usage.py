@@ -12,6 +12,7 @@ from pathlib import Path
 from user_dir.checkpoints.command_line import is_fairseqs
 from user_dir.errors import UserError, did_you_mean
 from user_dir.training.data_folder import check_data_folder, check_languages
+from user_dir.training.elsewhere import ELSEWHERE
 from user_dir.training.fairseq_source import names_known
 from user_dir.training.option_help import UsageError, option_parser
 
@@ -148,6 +149,8 @@ def _refuse_unknown(flags: Sequence[str], ours: list[str]) -> None:
 
 
 def _unknown(flag: str, *known: Collection[str]) -> str:
+    if flag in ELSEWHERE:
+        return f"there is no option {flag}: {ELSEWHERE[flag]}"
     # Of hundreds of options some are always a little alike.
     return f"there is no option {flag}{did_you_mean(flag, *known, cutoff=0.75, otherwise=_LISTS)}"
 

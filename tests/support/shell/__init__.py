@@ -1,0 +1,1 @@
+"""A shell for the commands of the documents, forked where fairseq is imported already."""
