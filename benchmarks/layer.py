@@ -25,7 +25,7 @@ from benchmarks.one_hot import OneHotMoe
 from benchmarks.timing import measure, parse_arguments, peak_memory, profile_table, write_results
 from user_dir.fast_moe.experts.ffn import ExpertFFN
 from user_dir.fast_moe.gating.gates import GShardGate, SwitchGate
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
 from user_dir.fast_moe.routing.capacity import CapacityRule

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.network_stacks import EXPERTS_PER_RANK, STACKS, StepSize, build_stack, make_tokens
 from benchmarks.timing import parse_arguments, write_results
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.text.scoring.tables import format_markdown
 

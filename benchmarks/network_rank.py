@@ -18,7 +18,7 @@ from benchmarks.network_stacks import (
 )
 from benchmarks.two_nodes import COUNTER, NODES, NUM_RANKS, RANKS_PER_NODE, join_ranks
 from user_dir.fast_moe.exchange.all_to_all import Exchange
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
 

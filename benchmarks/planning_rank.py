@@ -12,7 +12,7 @@ import torch.distributed as dist
 from benchmarks.network_rank import Step, time_in_turns
 from benchmarks.network_stacks import EXPERTS_PER_RANK, StepSize
 from benchmarks.two_nodes import NODES, NUM_RANKS, RANKS_PER_NODE, join_ranks
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.planning.machine import write_machine
 from user_dir.planning.probe import measure_machine

@@ -47,6 +47,17 @@ def test_nor_does_one_in_those_of_a_run(arguments: list[str]) -> None:
     assert errors[-1] == "status 2, imported: []"
 
 
+@pytest.mark.parametrize(
+    "mistake", ["--ratio1 0.2", "--scomoe-type seq --encoder-layers 2", "--max-source-positions x"]
+)
+def test_nor_do_mixtures_that_do_not_fit(mistake: str) -> None:
+    good = "--task scomoe_translation --arch scomoe_tiny --optimizer moe_adam --lr 1e-3"
+    arguments = f"{good} --criterion moe_cross_entropy --cpu --decoder-layers 2 {mistake}"
+    errors = call("train", "no/such/data", *arguments.split()).stderr.splitlines()
+    assert mistake.split()[0] in errors[-2]
+    assert errors[-1] == "status 2, imported: []"
+
+
 @pytest.mark.parametrize("order", ["fairseq, user_dir", "user_dir, fairseq, user_dir.register"])
 def test_the_package_registers_where_fairseq_is(order: str) -> None:
     """The first is what `--user-dir` does, the second what our commands do."""

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tests.support.commands import ROOT
 from user_dir import register  # noqa: F401 - fairseq must know our names
 from user_dir.fast_moe.config import MoeConfig
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.transformer.checks import check_scomoe_layout, check_stacks
 from user_dir.transformer.model import ScomoeModel
 

@@ -23,7 +23,7 @@ from tests.support.stack_cases import (
 )
 from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_clustering_layer, build_moe_layer
 from user_dir.fast_moe.config import LayerKind
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
 from user_dir.fast_moe.report import MoeReport

@@ -9,7 +9,8 @@ from torch import Tensor
 from user_dir.fast_moe.experts.ffn import ExpertFFN
 from user_dir.fast_moe.experts.sharding import gather_experts, sum_over_replicas
 from user_dir.fast_moe.gating.gates import GShardGate, SwitchGate
-from user_dir.fast_moe.layout.processes import Layout, running_processes
+from user_dir.fast_moe.layout.processes import running_processes
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
 from user_dir.fast_moe.report import gather_sums

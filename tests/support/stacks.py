@@ -14,7 +14,7 @@ from user_dir.fast_moe.clustering.centroids import Centroids
 from user_dir.fast_moe.clustering.tables import Table
 from user_dir.fast_moe.clustering.token_table import TokenTable
 from user_dir.fast_moe.experts.sharding import gather_experts
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.report import gather_sums
 from user_dir.fast_moe.tokens.keys import TokenKeys

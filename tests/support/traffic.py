@@ -11,7 +11,7 @@ from torch import Tensor
 from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_moe_layer
 from user_dir.fast_moe.config import LayerKind, MoeConfig
 from user_dir.fast_moe.gating.gates import InReach
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.reach import Reach, Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.report import KnownSums

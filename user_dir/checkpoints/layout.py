@@ -13,7 +13,7 @@ from user_dir.checkpoints.files import read_state
 from user_dir.checkpoints.resuming import start_of_training
 from user_dir.checkpoints.structure import FEATURE_SHARES_KEY, LAYOUT_KEY
 from user_dir.errors import UserError
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.reach import Shares
 
 logger = logging.getLogger(__name__)

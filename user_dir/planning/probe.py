@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 from user_dir.fast_moe.exchange.all_to_all import Exchange
-from user_dir.fast_moe.layout.processes import Layout, running_processes
+from user_dir.fast_moe.layout.processes import running_processes
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.planning.machine import Machine
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

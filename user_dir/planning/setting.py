@@ -7,17 +7,14 @@ from typing import Any
 
 from user_dir.errors import UserError
 from user_dir.fast_moe.config import LayerKind, MoeConfig
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.reach import Shares
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.routing.capacity import CapacityRule
 from user_dir.transformer.checks import check_scomoe_layout, check_stacks
 from user_dir.transformer.layer_order import LayerOrder, order_layers
-from user_dir.transformer.options import (
-    check_new_run,
-    check_training_options,
-    choose_clusters,
-)
+from user_dir.transformer.new_run import check_new_run, choose_clusters
+from user_dir.transformer.options import check_training_options
 from user_dir.transformer.sizes import SIZES
 
 # Where neither the command line nor the architecture says it: fairseq's base transformer.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import comb
 
 from user_dir.fast_moe.config import LayerKind
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.routing.capacity import CapacityRule
 from user_dir.fast_moe.tokens.ranked import Sizes

@@ -5,6 +5,7 @@ more than fairseq takes in any one command, so that only what nobody knows is re
 """
 
 import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -17,6 +18,12 @@ _REGISTERED = re.compile(
     r"""@register_(?:model_architecture\(\s*(?:model_name=)?["'][^"']*["'],\s*(?:arch_name=)?"""
     r"""|(\w+)\(\s*(?:name=)?)["']([\w.-]+)["']"""
 )
+# Declarations with a type: fields of dataclasses, and what argparse is told.
+_TYPED_FIELD = re.compile(r"^    (\w+): ([^=\n]+?) = field\(", re.MULTILINE)
+_ARGUMENTS = re.compile(r"""\badd_argument\(\s*((?:["'][^"']*["'],\s*)+)""")
+_TYPE = re.compile(r"\btype=(\w+)")
+_LONGEST = 600  # letters of a declaration
+_NUMBERS = {"int": "int", "Optional[int]": "int", "float": "float", "Optional[float]": "float"}
 # Fields of the transformer are options of each of its sides as well.
 _PREFIXES = ("", "encoder-", "decoder-", "quant-noise-", "adaptive-softmax-")
 
@@ -49,3 +56,33 @@ def names_known() -> Known | None:
                 option = "--arch" if kind in ("", "model") else f"--{kind.replace('_', '-')}"
                 names.setdefault(option, set()).add(name)
     return Known(frozenset(flags), {key: frozenset(value) for key, value in names.items()})
+
+
+def numbers_among(flags: Collection[str]) -> dict[str, str]:
+    """Those of the options that fairseq declares as numbers wherever it does: "int" or "float"."""
+    found = find_spec("fairseq") if flags else None
+    if found is None or not found.submodule_search_locations:
+        return {}
+    names = [*flags, *(flag.removeprefix("--").replace("-", "_") + ": " for flag in flags)]
+    kinds: dict[str, set[str]] = {flag: set() for flag in flags}
+    for path in Path(found.submodule_search_locations[0]).rglob("*.py"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if any(name in text for name in names):
+            for flag, kind in _typed(text):
+                if flag in kinds:
+                    kinds[flag].add(kind)
+    return {flag: min(of) for flag, of in kinds.items() if len(of) == 1 and of != {""}}
+
+
+def _typed(text: str) -> Iterator[tuple[str, str]]:
+    """(Option, its kind of number, empty if it is none) of every declaration in a file."""
+    for name, type_ in _TYPED_FIELD.findall(text):
+        yield f"--{name.replace('_', '-')}", _NUMBERS.get(type_, "")
+    starts = list(_ARGUMENTS.finditer(text))
+    for start, following in zip(starts, [*starts[1:], None], strict=False):
+        end = following.start() if following else len(text)
+        found = _TYPE.search(text, start.end(), min(end, start.end() + _LONGEST))
+        is_list = "nargs" in text[start.end() : min(end, start.end() + _LONGEST)]
+        kind = "" if is_list or found is None else _NUMBERS.get(found[1], "")
+        for flag in _FLAG.findall(start[1]):
+            yield flag, kind

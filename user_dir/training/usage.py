@@ -12,8 +12,9 @@ from pathlib import Path
 from user_dir.checkpoints.command_line import is_fairseqs
 from user_dir.errors import UserError, did_you_mean
 from user_dir.training.data_folder import check_data_folder, check_languages
+from user_dir.training.early_checks import check_mixture, value_of
 from user_dir.training.elsewhere import ELSEWHERE
-from user_dir.training.fairseq_source import names_known
+from user_dir.training.fairseq_source import names_known, numbers_among
 from user_dir.training.option_help import UsageError, option_parser
 
 # Options whose values fairseq takes from what is registered.
@@ -75,6 +76,8 @@ def check_usage(arguments: Sequence[str], *, is_fairseqs_own: bool = False) -> N
         raise UserError("--optimizer is missing; --optimizer moe_adam, say, which --lr goes with")
     if not has_other_plugin:
         _refuse_unknown_names(options)
+    _refuse_wrong_values(rest)
+    check_mixture(options, rest)
     if options.task in _TRANSLATION:
         _check_data(given, options, rest)
 
@@ -144,7 +147,7 @@ def _refuse_unknown(flags: Sequence[str], ours: list[str]) -> None:
     if known is None:
         return
     for flag in flags:
-        if flag not in ours and flag not in known.flags:
+        if flag in ELSEWHERE or (flag not in ours and flag not in known.flags):
             raise UserError(_unknown(flag, ours, known.flags))
 
 
@@ -161,6 +164,23 @@ def _refuse_unknown_names(options: argparse.Namespace) -> None:
         name = vars(options)[flag[2:].replace("-", "_")]
         if known and name is not None and name not in known.names[flag]:
             raise UserError(_no_choice(flag, name, known.names[flag]))
+
+
+def _refuse_wrong_values(rest: Sequence[str]) -> None:
+    """Of options of fairseq's that are numbers."""
+    numbers = numbers_among(_flags_of(rest))
+    for at, one in enumerate(rest):
+        flag, equals, value = one.partition("=")
+        if flag not in numbers:
+            continue
+        if not equals:
+            value = "".join(rest[at + 1 : at + 2])
+            if not value or value.startswith("--"):
+                raise UserError(f"{flag} needs a value{_LISTS}")
+        try:
+            (int if numbers[flag] == "int" else float)(value)
+        except ValueError:
+            raise UserError(f"{flag} must be {_KINDS[numbers[flag]]}, not {value!a}") from None
 
 
 def _no_choice(flag: str, name: str, choices: Collection[str]) -> str:
@@ -188,7 +208,7 @@ def _check_data(arguments: Sequence[str], options: argparse.Namespace, rest: Seq
 
 def _check_lists(arguments: Sequence[str]) -> None:
     """Of a multilingual task: the directions are named, and files that are named are there."""
-    pairs = _value_of("--lang-pairs", arguments)
+    pairs = value_of("--lang-pairs", arguments)
     if pairs is None:
         raise UserError(
             "--lang-pairs is missing, the directions to train: --lang-pairs en-de,de-en, say, or "
@@ -196,7 +216,7 @@ def _check_lists(arguments: Sequence[str]) -> None:
         )
     for flag, value in (
         ("--lang-pairs", pairs),
-        ("--lang-dict", _value_of("--lang-dict", arguments)),
+        ("--lang-dict", value_of("--lang-dict", arguments)),
     ):
         is_file = value is not None and (os.sep in value or value.endswith(".txt"))
         if is_file and value is not None and not Path(value).is_file():
@@ -204,14 +224,6 @@ def _check_lists(arguments: Sequence[str]) -> None:
                 f"{flag} ({value}): no such file; scomoe-prepare writes pairs.txt and langs.txt "
                 "beside the dictionaries"
             )
-
-
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    for at, one in enumerate(arguments):
-        name, equals, value = one.partition("=")
-        if name == flag:
-            return value if equals else "".join(arguments[at + 1 : at + 2])
-    return None
 
 
 def _data_of(rest: Sequence[str]) -> str | None:

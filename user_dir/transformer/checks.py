@@ -4,8 +4,7 @@ from argparse import Namespace
 
 from user_dir.errors import UserError
 from user_dir.fast_moe.config import LayerKind, MoeConfig
-from user_dir.fast_moe.experts.bottleneck import bottleneck_hidden_dim
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.transformer.layer_order import check_type_is_used, order_layers
 
 
@@ -25,6 +24,9 @@ def check_stacks(config: MoeConfig, args: Namespace) -> None:
         if LayerKind.FEAT in order.mixtures:
             config.shares.features(getattr(args, f"{stack}_embed_dim"))
         if LayerKind.BOTTLENECK in order.mixtures:
+            # Needs torch, without which the rest is checked.
+            from user_dir.fast_moe.experts.bottleneck import bottleneck_hidden_dim
+
             assert config.exchange_dim is not None
             bottleneck_hidden_dim(
                 config.exchange_dim,

@@ -36,13 +36,8 @@ from user_dir.transformer.checks import check_scomoe_layout, check_stacks
 from user_dir.transformer.decoder import ScomoeDecoder
 from user_dir.transformer.encoder import ScomoeEncoder
 from user_dir.transformer.flags import add_moe_options, add_scomoe_options
-from user_dir.transformer.options import (
-    check_new_run,
-    check_training_options,
-    choose_clusters,
-    resolve_layout,
-    with_cluster_groups,
-)
+from user_dir.transformer.new_run import check_new_run, choose_clusters
+from user_dir.transformer.options import check_training_options, resolve_layout, with_cluster_groups
 
 logger = logging.getLogger(__name__)
 

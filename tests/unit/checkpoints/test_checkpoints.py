@@ -7,7 +7,7 @@ from fairseq.optim.fp16_optimizer import FP16Optimizer
 from tests.support.models import SMALL, build_model
 from user_dir.checkpoints.gathering import SpreadExperts
 from user_dir.errors import UserError
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 
 

@@ -14,7 +14,7 @@ from tests.support.scenarios import (
     run_layer,
     tokens_of,
 )
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.report import LayerSums
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.support.ranks import run_processes
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.planning.machine import parse_machine, write_machine
 from user_dir.planning.probe import measure_machine
 

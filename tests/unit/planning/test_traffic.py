@@ -8,7 +8,7 @@ import torch
 from tests.unit.planning.settings import setting
 from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_clustering_layer, build_moe_layer
 from user_dir.fast_moe.config import LayerKind, MoeConfig
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.tokens.noise import NoiseKey
 from user_dir.fast_moe.tokens.ranked import rank_tokens

@@ -11,7 +11,8 @@ from user_dir.training.usage import check_command, check_usage, sentence_of_pars
 GOOD = (
     *("--task", "scomoe_translation", "-s", "en", "-t", "de", "--arch", "scomoe_tiny"),
     *("--criterion", "moe_cross_entropy", "--optimizer", "moe_adam", "--adam-betas", "(0.9, 0.98)"),
-    *("--lr", "3e-3", "--max-tokens", "64", "--cpu", "--moe-freq", "-1"),
+    *("--lr", "3e-3", "--max-tokens", "64", "--cpu"),
+    *("--moe-eval-capacity-token-fraction", "-1"),
 )
 
 
@@ -67,11 +68,55 @@ def test_what_is_right_passes_with_the_data_first_last_or_after_a_switch(corpus)
         (without("--task"), "--task is missing: --task scomoe_translation for two languages"),
         (without("--optimizer"), "--optimizer is missing"),
         ([*GOOD, "--user-dir", "nowhere"], "--user-dir (nowhere): no such folder here"),
+        ([*GOOD, "--max-source-positions", "x"], "--max-source-positions must be a whole number"),
+        ([*GOOD, "--sampling-temperature=hot"], "--sampling-temperature must be a number, not"),
+        ([*GOOD, "--patience", "--bf16"], "--patience needs a value"),
+        ([*GOOD, "--use-moe-pad-mask"], "there is no option --use-moe-pad-mask: padding is never"),
         (changed("-t", "fr"), "-t fr: {corpus} has no text in fr, but in de, en"),
     ],
 )
 def test_a_mistake_is_named_with_what_would_do(corpus, arguments, sentence):
     assert sentence.format(corpus=corpus) in refused(corpus, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--ratio1 0.2", "--ratio1 0.2 has no effect without --scomoe-type"),
+        ("--scomoe-type seq --ratio1 0.7 --ratio2 0.5", "add up to more than 1"),
+        ("--scomoe-type feat --ratio1 0.01", "but each must be 0 or a multiple of 8"),
+        ("--scomoe-type seq --encoder-layers 2 --decoder-layers 2", "would be used in no layer"),
+        ("--token-cluster --encoder-layers=3", "needs an even number of layers"),
+        ("--cluster-by token", "--cluster-by token needs --token-cluster"),
+        ("--scomoe-type bottleneck", "go together; give both, or leave both out"),
+        ("--criterion cross_entropy", "--criterion cross_entropy trains the experts without"),
+        ("--fp16", "--fp16 is very slow on a CPU"),
+        ("--lr 0.25", "--lr is 0.25, fairseq's value where none is given"),
+        ("--moe-gate sigmoid --moe-top1-expert", "does not go with --moe-top1-expert"),
+        ("--moe-freq -1", "--encoder-moe-freq must be 0 (no MoE layer) or a positive number"),
+        ("--moe-nodes 0 --moe-ranks-per-node 2", "--moe-nodes must be at least 1"),
+        (
+            "--token-cluster --moe-nodes 3 --moe-ranks-per-node 1",
+            "--moe-expert-count is 8 for 3 logical ranks (3 nodes x 1 ranks); 9 would do",
+        ),
+    ],
+)
+def test_mixtures_that_do_not_fit_are_refused_as_the_model_would(corpus, options, sentence):
+    assert sentence in refused(corpus, *GOOD, *options.split())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--scomoe-type seq --ratio1 0.2 --ratio2 0.5 --token-cluster",
+        "--scomoe-type feat --encoder-embed-dim 64 --decoder-embed-dim 64",
+        "--moe-freq 0 --criterion cross_entropy",
+        "--encoder-layers 3 --moe-freq 3",
+        "--token-cluster --moe-nodes 2",  # the other half is what runs
+    ],
+)
+def test_those_that_fit_pass(corpus, options):
+    check_usage([str(corpus), *GOOD, *options.split()])
 
 
 def test_the_folder_of_the_data_is_found_wanting(corpus, tmp_path):

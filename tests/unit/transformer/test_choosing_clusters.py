@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 
 from user_dir.fast_moe.config import MoeConfig
-from user_dir.transformer.options import choose_clusters
+from user_dir.transformer.new_run import choose_clusters
 
 OURS, FAIRSEQS = "scomoe_multilingual_translation", "translation"
 

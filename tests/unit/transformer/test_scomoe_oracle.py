@@ -7,7 +7,7 @@ from tests.support.stack_cases import CASES, inputs_of
 from tests.support.stack_oracle import StackOracle
 from tests.support.stacks import build_stack, run_stack
 from user_dir.fast_moe.config import LayerKind
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.report import LayerSums

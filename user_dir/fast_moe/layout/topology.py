@@ -13,7 +13,8 @@ from torch import Tensor
 
 from user_dir.errors import UserError
 from user_dir.fast_moe.exchange.plan import Blocks, ExchangePlan
-from user_dir.fast_moe.layout.processes import Layout, running_processes
+from user_dir.fast_moe.layout.processes import running_processes
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.reach import Reach
 
 

@@ -3,9 +3,12 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from user_dir.fast_moe.layout.reach import Reach
-from user_dir.fast_moe.tokens.ranked import Sizes
+
+if TYPE_CHECKING:  # options are checked without torch
+    from user_dir.fast_moe.tokens.ranked import Sizes
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class CapacityRule:
     def slots_in_reach(
         self,
         reach: Reach,
-        sizes: Sizes,
+        sizes: "Sizes",
         *,
         num_experts: int,
         training: bool,

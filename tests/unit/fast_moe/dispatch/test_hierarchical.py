@@ -8,7 +8,7 @@ import torch
 from user_dir.errors import UserError
 from user_dir.fast_moe.build import ExpertSizes, MoeParts, build_moe_layer
 from user_dir.fast_moe.config import LayerKind, MoeConfig
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.tokens.ranked import rank_tokens
 from user_dir.transformer.checks import check_scomoe_layout

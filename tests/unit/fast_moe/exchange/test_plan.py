@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from user_dir.fast_moe.exchange.plan import Blocks, ExchangePlan
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.layout.topology import Topology
 

@@ -13,7 +13,7 @@ from user_dir.fast_moe.choices import EXPERT_BACKENDS
 from user_dir.fast_moe.experts import backends as expert_backends
 from user_dir.fast_moe.experts.backends import apply_experts, check_backend
 from user_dir.fast_moe.experts.ffn import ExpertFFN
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 
 DIM, HIDDEN = 8, 16

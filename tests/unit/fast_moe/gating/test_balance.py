@@ -6,7 +6,7 @@ from tests.support.stack_cases import CASES
 from tests.support.stacks import build_stack
 from user_dir.fast_moe.config import LayerKind
 from user_dir.fast_moe.gating.balance import balance_over_all_ranks
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.tokens.partition import REACH_IDS

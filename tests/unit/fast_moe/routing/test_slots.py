@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from user_dir.fast_moe.dispatch.capacity import CapacityTrip
 from user_dir.fast_moe.dispatch.dropless import DroplessTrip
 from user_dir.fast_moe.dispatch.schedule import run_trips
-from user_dir.fast_moe.layout.processes import Layout
+from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.reach import Reach
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.routing.capacity import CapacityRule, expert_capacity
