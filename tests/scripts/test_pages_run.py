@@ -30,7 +30,6 @@ EXCUSED = {
     ("docs/debian.md", "preprocess_scripts/prepare_debian.sh"): _NETWORK.format("debian"),
     ("docs/debian.md", "preprocess_scripts/prepare_gnome.sh"): _NETWORK.format("gnome"),
     ("docs/debian.md", "scomoe-train"): "on Debian's text; the same commands as of README",
-    ("docs/from-fairseq.md", ""): "tests/scripts/test_from_fairseq_page.py",
     ("docs/installation.md", "sudo"): _INSTALLS,
     ("docs/installation.md", "PIP_EXTRA_INDEX_URL"): _INSTALLS,
     ("docs/installation.md", "pip install"): _INSTALLS,
@@ -108,10 +107,13 @@ def test_every_excuse_is_of_a_block():
         assert any(block.startswith(start) for block in blocks_of(page)), (page, start)
 
 
-# Pages that need more than that world have tests of their own.
-OWN = {
+# Pages that need more than that world, or are run another way, have tests of their own.
+OWN = {"README.md"} | {
     f"docs/{name}.md"
-    for name in ("translating", "report", "upcycling", "tutorial", "your-own-text", "corpora")
+    for name in (
+        *("corpora", "from-fairseq", "report", "translating", "tutorial", "upcycling"),
+        "your-own-text",
+    )
 }
 HAVE_COMMANDS = [
     page for page in PAGES if any(not is_excused(page, block) for block in blocks_of(page))
@@ -123,6 +125,10 @@ def test_the_commands_of_a_page_run(page, shell, folder):
     link_corpora(folder, "m30k-en-de")
     shutil.rmtree(folder / "model")
     run_page(page, shell, folder)
+
+
+def test_the_arguments_that_readme_appends_are_taken(shell, folder):
+    shell.run(blocks_of("README.md")[2], folder)
 
 
 def link_corpora(folder: Path, *names: str) -> None:
@@ -147,25 +153,43 @@ def test_one_s_own_text_becomes_a_translation_and_a_score(shell, folder):
     done = shell.run(first, folder)
     assert re.search(r"\| en-de \| +1 \| +6 \|", done.stdout), done.stdout
     assert len((folder / "evaluation/test.en-de.de").read_text("utf-8").splitlines()) == 6
-    in_pieces(folder, shell)
-    shutil.rmtree(folder / "evaluation")
-    shell.run(pieces, folder)
+    binarise_pieces(folder, shell)
+    for name in "model", "evaluation":
+        shutil.rmtree(folder / name)
+    rest = REST.replace("--no-save", "--save-dir model")
+    shell.run(f"scomoe-train data-bin {rest}\n{pieces}", folder)
 
 
-def in_pieces(folder: Path, shell: Shell) -> None:
-    """A folder of fairseq-preprocess, of words cut by subword-nmt's marks, and a model on it."""
+def binarise_pieces(folder: Path, shell: Shell) -> None:
+    """A folder of fairseq-preprocess, of words cut by subword-nmt's marks."""
     for split, lines in ("train", 120), ("valid", 8), ("test", 6):
         for language in "en", "de":
             cut = [re.sub(r"(\w{4})(?=\w)", r"\1@@ ", line) for line in sentences(language, lines)]
             write(folder / f"{split}.{language}", cut)
     shutil.copy(folder / "test.en", folder / "pieces.en")
-    shutil.rmtree(folder / "model", ignore_errors=True)
     shell.run(
         "fairseq-preprocess -s en -t de --trainpref train --validpref valid --testpref test "
-        "--joined-dictionary --destdir data-bin && "
-        f"scomoe-train data-bin {REST.replace('--no-save', '')} --save-dir model",
+        "--joined-dictionary --destdir data-bin",
         folder,
     )
+
+
+def test_commands_lead_from_fairseq_to_a_mixture_and_back(shell, folder):
+    binarise_pieces(folder, shell)
+    dense, moe, several, generate, translate, stock, hydra = blocks_of("docs/from-fairseq.md")
+    shell.run(dense, folder)
+    shell.run(translate, folder)
+    text = (folder / "text.de").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 6
+    assert "@@" not in text
+    shell.run(moe, folder)
+    for command in stock, generate:
+        assert len(re.findall(r"^H-\d", shell.run(command, folder).stdout, re.MULTILINE)) == 6
+    said = shell.run(several, folder, variables={"SHELL_PROCESSES": "2"}).stdout
+    assert "1 nodes x 2 ranks, on 2 processes" in said
+    shell.run(hydra, folder)
+    path = "hydra-model/checkpoint_last.pt"
+    shell.run(translate.replace("dense/checkpoint_last.pt", path), folder)
 
 
 def test_the_commands_on_translating_run(shell, folder):

@@ -7,7 +7,6 @@ ELSEWHERE = {
     "--record-a2a-perf-stats": "bytes are always logged (moe_bytes_node, _between); leave it out",
     "--dummy-a2a": "scomoe-plan says what exchanges cost; leave it out",
     "--use-tutel-moe": "--moe-expert-backend chooses how experts multiply; leave it out",
-    "--pad-to-fixed-length": "exchanges need no padding here; leave it out",
     "--moe-local-drop": "it is --moe-gating-dropout here",
     "--cmr-gate-drop": "it is --moe-cmr-dropout here",
     "--cmr-gate-loss-p": "it is --moe-cmr-budget here",

@@ -15,6 +15,8 @@ _SMALLER = {
     "translate": _SEARCH,
     "evaluate": _SEARCH,
     "generate": _SEARCH,
+    "hydra-train": "common.cpu=true optimization.max_update=2 dataset.num_workers=0 "
+    "+model.encoder_embed_dim=16 +model.encoder_ffn_embed_dim=16",
     "prepare_numbers": "--train-pairs-per-language 300 --valid-lines 16 --test-lines 16",
 }
 # Where a command asks for as many, or so large ones: there is little text.
