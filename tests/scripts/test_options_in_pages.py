@@ -14,6 +14,7 @@ from tests.support.shell.running import IMPORTED, Shell, open_shell
 # What scripts look at before they start anything.
 _LISTS = ("corpora/numbers/bin", "corpora/gnome/bin")
 _FOLDERS = ("corpora/opus-100/bin", "corpora/small/bin", "corpora/wmt-en-fr/bin", "evaluation")
+_COPIED = ("numbers/raw/train.en-de.en", "numbers/raw/train.en-de.de")
 _CHECKPOINTS = ("opus-100-large", "opus-100-base", "wmt-en-fr-large", "small")
 
 
@@ -40,7 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True)
         path.touch()
         path.with_name("average.pt").touch()
-    (here / "evaluation" / "scores.md").touch()
+    for name in "evaluation/scores.md", *_COPIED:
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).touch()
     return here
 
 
@@ -55,7 +58,7 @@ def test_the_commands_of_a_page_are_taken_by_their_programs(page, shell, folder)
     [
         "scomoe-train DATA --moe-expert-cout 8 …",
         "srun --ntasks-per-node 8 scomoe-train DATA --moe-expert-count eight …",
-        "torchrun --nproc-per-node 8 -m user_dir.cli.plan --prob",
+        "torchrun --nproc-per-node 8 -m user_dir.cli.plan --prabe",
         "scomoe-translate --path a.pt --beem 4 --input x",
         "preprocess_scripts/prepare_numbers.sh --aut corpora/numbers",
         "train_scripts/scomoe/train_base_model_on_opus100.sh --data corpora/small --moe-frek 2",

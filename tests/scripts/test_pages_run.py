@@ -174,6 +174,7 @@ def binarise_pieces(folder: Path, shell: Shell) -> None:
     )
 
 
+@pytest.mark.slow
 def test_commands_lead_from_fairseq_to_a_mixture_and_back(shell, folder):
     binarise_pieces(folder, shell)
     dense, moe, several, generate, translate, stock, hydra = blocks_of("docs/from-fairseq.md")
@@ -186,7 +187,7 @@ def test_commands_lead_from_fairseq_to_a_mixture_and_back(shell, folder):
     for command in stock, generate:
         assert len(re.findall(r"^H-\d", shell.run(command, folder).stdout, re.MULTILINE)) == 6
     said = shell.run(several, folder, variables={"SHELL_PROCESSES": "2"}).stdout
-    assert "1 nodes x 2 ranks, on 2 processes" in said
+    assert "1 node x 2 ranks, on 2 processes" in said
     shell.run(hydra, folder)
     path = "hydra-model/checkpoint_last.pt"
     shell.run(translate.replace("dense/checkpoint_last.pt", path), folder)

@@ -43,9 +43,12 @@ def parse_only(name: str, arguments: Sequence[str]) -> object:
     command = command.replace("-", "_")
     if command == "train":
         return _parse_training(given, is_fairseqs=program == "fairseq")
+    if command == "evaluation_overrides":  # what a script takes for the next command
+        print("{}")
     _stop_after_parsing()
     sys.argv[1:] = given
     if program == "fairseq":
+        given = sys.argv[1:] = _without_user_dir(given)
         return importlib.import_module(f"fairseq_cli.{command}").cli_main()
     importlib.import_module(f"user_dir.cli.{command}").main(given)
     raise AssertionError(f"{name} has parsed nothing")
@@ -69,13 +72,24 @@ def _parse_training(given: list[str], *, is_fairseqs: bool) -> int:
     from user_dir.fast_moe.config import MoeConfig
     from user_dir.training.option_help import _RUNNING
 
+    given = sys.argv[1:] = _without_user_dir(given)
     parser = options.get_training_parser()
     if not is_fairseqs:
         for option in _RUNNING:
             option.add_to(parser)
     if "…" in given:
-        given = [*REST.split(), *(one for one in given if one != "…")]
+        data = ["DATA"] if given[0] == "…" else []
+        given = [*data, *REST.split(), *(one for one in given if one != "…")]
     args = options.parse_args_and_arch(parser, input_args=given)
     if args.arch.startswith("scomoe"):
         MoeConfig.from_args(args)
     return 0
+
+
+def _without_user_dir(given: list[str]) -> list[str]:
+    """The arguments but for the plugin, which is imported already."""
+    if "--user-dir" not in given:
+        return given
+    at = given.index("--user-dir")
+    assert Path(given[at + 1]).is_dir()
+    return given[:at] + given[at + 2 :]

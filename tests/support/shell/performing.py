@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 # What is added to a command, so that it takes a moment; of an option given twice the last counts.
 _SIZES = """--encoder-embed-dim 32 --decoder-embed-dim 32 --encoder-ffn-embed-dim 32
---decoder-ffn-embed-dim 32 --max-update 3 --max-tokens 300 --num-workers 0 --cpu"""
+--decoder-ffn-embed-dim 32 --max-update 3 --max-tokens 300 --log-interval 1
+--num-workers 0 --cpu"""
 _SEARCH = "--cpu --beam 1 --max-len-b 12"
 _SMALLER = {
     "train": _SIZES,
@@ -17,7 +18,7 @@ _SMALLER = {
     "generate": _SEARCH,
     "hydra-train": "common.cpu=true optimization.max_update=2 dataset.num_workers=0 "
     "+model.encoder_embed_dim=16 +model.encoder_ffn_embed_dim=16",
-    "prepare_numbers": "--train-pairs-per-language 300 --valid-lines 16 --test-lines 16",
+    "prepare_numbers": "--train-pairs-per-language 300 --valid-lines 200 --test-lines 16",
 }
 # Where a command asks for as many, or so large ones: there is little text.
 _FEWER = {
@@ -27,8 +28,10 @@ _FEWER = {
     "--samples": "20",
 }
 # What "…" stands for in a training command, before what it says itself.
-REST = """--task scomoe_translation -s en -t de --arch scomoe_tiny --optimizer moe_adam --lr 1e-3
---criterion moe_cross_entropy --no-save"""
+REST = (
+    "--task scomoe_translation -s en -t de --arch scomoe_tiny --optimizer moe_adam --lr 1e-3 "
+    "--criterion moe_cross_entropy --no-save"
+)
 DATA = "corpora/mine/bin"
 
 

@@ -73,12 +73,17 @@ def open_shell(
         [sys.executable, "-m", "tests.support.shell.server", path, *imported],
         cwd=ROOT,
         env={**environment(), "TQDM_DISABLE": "1"},
+        # Pipes, as what commands will have may be; nothing is written to these.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
     try:
         deadline = time.monotonic() + _SECONDS
         while not path.exists():
-            assert server.poll() is None and time.monotonic() < deadline
+            assert server.poll() is None, server.stderr.read().decode()
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         yield Shell(commands, path, only_parses)
     finally:
