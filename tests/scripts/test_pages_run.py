@@ -30,6 +30,7 @@ EXCUSED = {
     ("docs/debian.md", "preprocess_scripts/prepare_debian.sh"): _NETWORK.format("debian"),
     ("docs/debian.md", "preprocess_scripts/prepare_gnome.sh"): _NETWORK.format("gnome"),
     ("docs/debian.md", "scomoe-train"): "on Debian's text; the same commands as of README",
+    ("docs/export.md", "scomoe-export"): "tests/scripts/test_export.py",
     ("docs/installation.md", "sudo"): _INSTALLS,
     ("docs/installation.md", "PIP_EXTRA_INDEX_URL"): _INSTALLS,
     ("docs/installation.md", "pip install"): _INSTALLS,
