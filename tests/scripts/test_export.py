@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.checkpoints import FIXTURE
 from tests.support.commands import ROOT
-from tests.support.trained import MAX_POSITIONS, small_training
+from tests.support.trained import MAX_POSITIONS, Trained, small_training
 from user_dir.cli import export, train
 from user_dir.text.lines import clean_line
 from user_dir.translation import Translator
@@ -22,30 +22,29 @@ ctranslate2 = pytest.importorskip("ctranslate2")
 PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^scomoe-export (?:.*\\\n)*.*", PAGE, re.MULTILINE)
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-BILINGUAL = ["--task", "scomoe_translation", "-s", "en", "-t", "de", "--no-epoch-checkpoints"]
-FITTING = ["--encoder-normalize-before", "--decoder-normalize-before", "--share-all-embeddings"]
+BILINGUAL = ["--task", "scomoe_translation", "-s", "en", "-t", "de"]
 
 
 @pytest.fixture(scope="module")
-def folder(three_languages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the page begins with: checkpoints of a mixture, of a dense model, of many languages."""
+def folder(bilingual: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the page begins with: checkpoints of mixtures, of a dense model, of many languages."""
     here = tmp_path_factory.mktemp("export")
-    lists = three_languages / "bin"
-    multilingual = ["--task", "scomoe_multilingual_translation", "--no-epoch-checkpoints"]
+    lists = bilingual.data
+    multilingual = ["--task", "scomoe_multilingual_translation"]
     multilingual += ["--lang-dict", str(lists / "langs.txt")]
     multilingual += ["--lang-pairs", str(lists / "pairs.txt")]
     multilingual += ["--encoder-langtok", "src", "--decoder-langtok"]
     for name, options in (
-        ("model", [*BILINGUAL, *FITTING, "--max-update", "80"]),
         ("dense", [*BILINGUAL, "--moe-freq", "0", "--max-update", "80"]),
-        ("seq", [*BILINGUAL, *FITTING, "--scomoe-type", "seq", "--moe-freq", "1"]),
-        ("multi", [*multilingual, *FITTING, "--moe-freq", "0", "--max-update", "80"]),
+        ("seq", [*BILINGUAL, "--scomoe-type", "seq", "--moe-freq", "1", "--max-update", "2"]),
+        ("multi", [*multilingual, "--moe-freq", "0", "--max-update", "80"]),
     ):
-        if "--max-update" not in options:
-            options += ["--max-update", "2"]
         # Not as a process of its own, which takes longer to begin than to train.
-        assert train.main(small_training(three_languages, here / name, options)) == 0
+        arguments = small_training(bilingual.corpus, here / name, options)
+        assert train.main([*arguments, "--no-epoch-checkpoints"]) == 0
         (here / name / "checkpoint_last.pt").rename(here / name / "checkpoint_best.pt")
+    (here / "model").mkdir()
+    (here / "model" / "checkpoint_best.pt").symlink_to(bilingual.checkpoint)
     return here
 
 

@@ -44,7 +44,12 @@ def get_parser() -> argparse.ArgumentParser:
         help="hf: NllbMoeForConditionalGeneration of transformers; ctranslate2: its Translator",
     )
     add("--out", type=Path, required=True, metavar="FOLDER", help="new folder to write")
-    add_checkpoint_options(parser)
+    add_checkpoint_options(
+        parser,
+        of_languages="language of the {side}; of a multilingual checkpoint, the folder is made for "
+        "these two (default: for all of its directions)",
+        example="{'scomoe_inference_partition': 'everywhere'}",
+    )
     subwords = parser.add_mutually_exclusive_group()
     subwords.add_argument(
         "--sentencepiece-model",

@@ -20,8 +20,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_options(parser)
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """Add what belongs to a checkpoint besides its name."""
+def add_checkpoint_options(
+    parser: argparse.ArgumentParser,
+    *,
+    of_languages: str = "language of the {side}; needed for a multilingual checkpoint",
+    example: str = "{'moe_eval_capacity_token_fraction': 0.25}",
+) -> None:
+    """Add what belongs to a checkpoint besides its name.
+
+    Args:
+        of_languages: help on the options of languages.
+        example: of --model-overrides.
+    """
     add = parser.add_argument
     add(
         "--data",
@@ -32,13 +42,13 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         "-s",
         "--source-lang",
         metavar="LANG",
-        help="language of the input; needed for a multilingual checkpoint",
+        help=of_languages.format(side="input"),
     )
     add(
         "-t",
         "--target-lang",
         metavar="LANG",
-        help="language of the output; needed for a multilingual checkpoint",
+        help=of_languages.format(side="output"),
     )
     add(
         "--lang-dict",
@@ -50,8 +60,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         type=overrides,
         default={},
         metavar="DICT",
-        help="options to change in the checkpoint, such as \"{'moe_eval_capacity_token_fraction': "
-        '0.25}"',
+        help=f'options to change in the checkpoint, such as "{example}"',
     )
     add_trust_option(parser)
 

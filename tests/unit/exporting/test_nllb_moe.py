@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.support.commands import ROOT
 from tests.support.exporting import FITTING, PRE_NORM, loaded_model
 from tests.support.models import DICTIONARY, LENGTHS, SEQ, SMALL, WIDE, make_batch
 from user_dir.errors import UserError
@@ -13,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 from user_dir.exporting.huggingface import write_huggingface  # noqa: E402
 
+PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 EVERYWHERE = {**SEQ, "scomoe_inference_partition": "everywhere"}
 
 
@@ -123,6 +125,7 @@ def test_what_it_would_compute_otherwise_is_refused_by_name(options, flag, tmp_p
     with pytest.raises(UserError, match="cannot be exported: NllbMoe") as error:
         write_huggingface(loaded, tmp_path)
     assert flag in str(error.value)
+    assert not flag.startswith("--") or flag.split(" ")[0] in PAGE
 
 
 def test_transformers_5_must_not_take_a_mixture(tmp_path) -> None:
