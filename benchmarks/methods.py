@@ -12,6 +12,8 @@ from benchmarks.learning_variants import ALL
 from benchmarks.network_stacks import STACKS
 
 NOT_MEASURED = "not measured"
+# Ways to divide tokens or features whose steps are measured, with clusters and without.
+KINDS = ("gshard", "seq", "seq by node", "feat")
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,16 @@ def _of_variant(variant: str) -> Method:
     if "--moe-cmr" in given:
         whose = "steps are those of a shared expert, which has the same network beside the mixture"
         return Method(**of, stack="shared expert", whose_steps=whose)
-    kind = given.get("--scomoe-type", "gshard")
-    usual = _values_of(kind)
-    other_ratios = any(given.get(f) != usual.get(f) for f in ("--ratio1", "--ratio2"))
-    if other_ratios or "--scomoe-partition" in given:
+    kind = next((k for k in KINDS if _divides_alike(given, _values_of(k))), None)
+    if kind is None or "--scomoe-partition" in given:
         return Method(**of, stack=None, why_none="steps were taken of the usual ratios and quotas")
     stack = f"{kind}+cluster" if "--token-cluster" in given else kind
     return Method(**of, stack=stack, whose_steps=f"steps are those of {_name(stack)}")
+
+
+def _divides_alike(one: dict[str, str], other: dict[str, str]) -> bool:
+    flags = ("--scomoe-type", "--ratio1", "--ratio2")
+    return all(one.get(flag) == other.get(flag) for flag in flags)
 
 
 def _values_of(variant: str) -> dict[str, str]:

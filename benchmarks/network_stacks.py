@@ -16,6 +16,7 @@ from user_dir.transformer.sublayers import SublayerConfig
 
 EXPERTS_PER_RANK, NUM_LAYERS = 2, 6
 SEQ = {"scomoe_type": "seq", "ratio1": 0.2, "ratio2": 0.5}
+BY_NODE = {"scomoe_type": "seq", "ratio1": 0.0, "ratio2": 0.9}
 FEAT = {"scomoe_type": "feat", "ratio1": 0.25, "ratio2": 0.5}
 HIERARCHICAL = {"moe_exchange": "hierarchical"}
 ONE_NODE = {"moe_limit_nodes": 1}
@@ -38,9 +39,11 @@ STACKS = {
     "bottleneck": (BOTTLENECK, (LayerKind.BOTTLENECK,) * NUM_LAYERS),
     "seq": (SEQ, BEHIND_PLAIN[LayerKind.SEQ]),
     "seq, hierarchical": ({**SEQ, **HIERARCHICAL}, BEHIND_PLAIN[LayerKind.SEQ]),
+    "seq by node": (BY_NODE, BEHIND_PLAIN[LayerKind.SEQ]),
     "feat": (FEAT, BEHIND_PLAIN[LayerKind.FEAT]),
     "gshard+cluster": ({}, BEHIND_CLUSTERS[LayerKind.PLAIN]),
     "seq+cluster": (SEQ, BEHIND_CLUSTERS[LayerKind.SEQ]),
+    "seq by node+cluster": (BY_NODE, BEHIND_CLUSTERS[LayerKind.SEQ]),
     "feat+cluster": (FEAT, BEHIND_CLUSTERS[LayerKind.FEAT]),
     "seq, all layers": (SEQ, (LayerKind.SEQ,) * NUM_LAYERS),
 }
