@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ class TrainLog(logging.FileHandler):
             self._do_without(error)
         else:
             super().handleError(record)
+
+    def close(self) -> None:
+        """What a full disk does not take is lost, and the run ends as it would have."""
+        with suppress(OSError):
+            super().close()
 
     def _do_without(self, error: OSError) -> None:
         self._is_broken = True
