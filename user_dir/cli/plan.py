@@ -114,6 +114,7 @@ def _print(plan: "Plan", *, everything: bool) -> None:
     from user_dir.planning.tables import (
         advice,
         facts,
+        flags_of,
         layer_table,
         memory_table,
         method_table,
@@ -134,7 +135,8 @@ def _print(plan: "Plan", *, everything: bool) -> None:
     if plan.refused:
         name, why = next(iter(plan.refused.items()))
         print(f"\n{len(plan.refused)} points of the grid are left out, {name} for one: {why}")
-    print(f"\n{advice(plan)}")
+    flags = " ".join(flags_of(plan))
+    print(f"\n{advice(plan)}" + (f"\n{flags}" if flags else ""))
 
 
 if __name__ == "__main__":

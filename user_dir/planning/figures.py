@@ -96,7 +96,8 @@ def _grid(plan: Plan, outcomes: Sequence[Outcome], *, family: str, name: str) ->
     field = {"field": "time", "type": "quantitative", "title": "of GShard's time"}
     scale = {"scheme": "viridis", "reverse": True}
     axes: Spec = {
-        "x": {"field": "alpha", "type": "ordinal", "title": "ratio1, on the rank"},
+        "x": {"field": "alpha", "type": "ordinal", "title": "ratio1, on the rank"}
+        | {"axis": {"labelAngle": 0}},
         "y": {"field": "beta", "type": "ordinal", "title": "ratio2, in the node"},
     }
     spec: Spec = {
@@ -161,13 +162,15 @@ def bandwidth_curves(plan: Plan) -> Figure:
                 "x": {
                     "field": "Gbit/s",
                     "type": "quantitative",
-                    "scale": {"type": "log"},
+                    "scale": {"type": "log", "nice": False},
+                    "axis": {"values": [point["Gbit/s"] for point in points], "format": "~r"},
                     "title": "Gbit/s of a node",
                 },
                 "y": {
                     "field": "ms",
                     "type": "quantitative",
-                    "scale": {"type": "log"},
+                    "scale": {"type": "log", "nice": False},
+                    "axis": {"tickCount": 5, "format": "~r"},
                     "title": "milliseconds",
                 },
                 "color": {"field": "exchange", "type": "nominal", "sort": None, "title": None},
@@ -193,6 +196,8 @@ def _bars(cells: list[dict[str, Any]], name: str, value: str, part: str, title: 
                 "sort": order,
                 "title": None,
                 "scale": {"domain": order, "range": _colours(len(order))},
+                # Many names side by side would be wider than the bars.
+                "legend": {"columns": 2 if len(order) < 4 else 1, "symbolStrokeWidth": 0},
             },
             "tooltip": [{"field": name}, {"field": part}, {"field": value}],
         },

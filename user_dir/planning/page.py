@@ -7,6 +7,7 @@ from user_dir.planning.plan import Plan
 from user_dir.planning.tables import (
     advice,
     facts,
+    flags_of,
     headline,
     layer_table,
     memory_table,
@@ -36,12 +37,14 @@ def render(plan: Plan) -> str:
         "headline": headline(plan),
         "facts": facts(plan),
         "advice": advice(plan),
+        "flags": flags_of(plan),
         "sections": sections,
         "tables": {
-            "exchange": [method_table(plan, everything=True), time_table(plan), layer_table(plan)],
+            "exchange": [method_table(plan), time_table(plan), layer_table(plan)],
             "ratios": [],
             "memory": [memory_table(plan)],
         },
+        "everything": method_table(plan, everything=True),
         "refused": plan.refused,
         "sources": plan.machine.sources,
         "assumed": plan.machine.assumed,

@@ -143,7 +143,7 @@ def headline(plan: Plan) -> list[tuple[str, str]]:
         found.append((f"{asked.time.total / best.time.total:.2f} ×", f"with {best.method.name}"))
     if plan.num_tokens is not None:
         hours = f"{asked.gpu_hours(plan.num_tokens):,.0f}"
-        found.append((hours, f"GPU hours for {plan.num_tokens:g} target tokens"))
+        found.append((hours, f"GPU hours for {plan.num_tokens:,.0f} target tokens"))
     return found
 
 
@@ -199,10 +199,13 @@ def advice(plan: Plan) -> str:
             f"Nothing with {limit} fits into {plan.machine.memory_gib:g} GiB: take fewer --tokens, "
             "--checkpoint-activations, or more ranks."
         )
-    flags = plan.best.method.flags
-    return f"Fastest with {limit} that fits: {plan.best.method.name}" + (
-        f" ({flags})." if flags else "."
-    )
+    return f"Fastest with {limit} that fits: {plan.best.method.name}."
+
+
+def flags_of(plan: Plan) -> list[str]:
+    """The options of what is best, each with its value."""
+    flags = "" if plan.best is None else plan.best.method.flags
+    return [f"--{flag.strip()}" for flag in flags.split("--")[1:]]
 
 
 def _asked_and_best(plan: Plan) -> list[Outcome]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from user_dir.reporting.figures import INK, WIDTH, Figure
+from user_dir.reporting.figures import INK, WIDTH, Figure, Spec, updates_axis
 from user_dir.reporting.runs import Record, Run
 
 _MOST_POINTS = 300  # of a line
@@ -168,8 +168,9 @@ def _figure(curve: _Curve, lines: Sequence[_Line]) -> Figure:
         for line in lines
         for updates, value in line.points
     ]
-    encoding = {
-        "x": {"field": "updates", "type": "quantitative", "axis": {"format": "~s", "tickCount": 6}},
+    last = max(updates for line in lines for updates, _ in line.points)
+    encoding: Spec = {
+        "x": {"field": "updates", "type": "quantitative", "axis": updates_axis(last, ticks=6)},
         "y": {
             "field": "value",
             "type": "quantitative",

@@ -13,6 +13,7 @@ Spec = dict[str, Any]
 
 WIDTH = 320  # so narrow that a phone shows it at full size
 VEGA_LITE = "6.4"
+_MANY_UPDATES = 10_000
 # Told apart by the colour-blind too, on a light and a dark page.
 COLOURS = ("#3b82c4", "#d9822b", "#2f9e6e", "#c2558f", "#8a6fd1", "#a8921f", "#c4553f", "#6f7f8f")
 INK = "currentColor"
@@ -45,6 +46,11 @@ _CONFIG: Spec = {
     "header": {"labelColor": INK, "titleColor": INK},
     "range": {"category": list(COLOURS)},
 }
+
+
+def updates_axis(most: int, *, ticks: int, grid: bool = True) -> Spec:
+    """Of updates up to so many, in thousands where they are many."""
+    return {"format": "~s" if most >= _MANY_UPDATES else "d", "tickCount": ticks, "grid": grid}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from user_dir.reporting.figures import COLOURS, WIDTH, Figure, Spec
+from user_dir.reporting.figures import COLOURS, WIDTH, Figure, Spec, updates_axis
 from user_dir.reporting.runs import Record, Run
 
 # Cells of all maps of one sort, so that a page stays small; rows of one map.
@@ -52,7 +52,7 @@ def _load_map(layer: str, cells: list[dict[str, Any]], spread: float) -> Figure:
     spec = _map(
         cells,
         x={"field": "from", "type": "quantitative", "title": "updates", "scale": {"nice": False}}
-        | {"axis": {"format": "~s", "tickCount": 5, "grid": False}},
+        | {"axis": updates_axis(cells[-1]["to"], ticks=5, grid=False)},
         value="load",
         title="times an even share",
         scale={"scheme": "blueorange", "domain": [1 - spread, 1, 1 + spread], "clamp": True},
@@ -113,6 +113,7 @@ def _bars(
                     "field": "share",
                     "type": "quantitative",
                     "axis": {"format": ".0%", "tickCount": 5},
+                    "scale": {"domain": [0, 1], "clamp": True},  # shares are rounded
                     "title": None,
                 },
                 "color": {

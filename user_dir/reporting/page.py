@@ -48,7 +48,8 @@ def render(runs: Sequence[Run]) -> str:
     """The page as HTML."""
     rows = score_rows(runs)
     sections = all_sections(runs)
-    scores = Section("scores", "Scores", score_figure(rows), "There is no evaluation.")
+    why_none = "" if rows else "There is no evaluation."
+    scores = Section("scores", "Scores", score_figure(rows), why_none)
     known = {
         "runs": runs,
         "facts": {run.name: facts(run) for run in runs},

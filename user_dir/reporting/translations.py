@@ -19,6 +19,7 @@ _RESAMPLINGS = 300
 # Lines of a direction that examples are picked from, directions with examples, length of a line.
 _MOST_LINES, _MOST_DIRECTIONS, _MOST_CHARACTERS = 300, 40, 600
 _EACH = 3  # best, and worst
+_BLEU_WORDS = 4  # in a row, the most that BLEU counts
 
 Kind = Literal["same", "missing", "added"]
 
@@ -49,7 +50,7 @@ class ScoreRow:
     run: str
     direction: str
     lines: int
-    bleu: float
+    bleu: float | None  # None: no reference is as long as what it counts, and it would be 0
     half_width: float  # of BLEU's 95 % interval by resampling
     chrf_pp: float
     exact: float
@@ -70,13 +71,16 @@ def _row(run: str, name: str, translated: Sequence[Translated]) -> ScoreRow:
     parts = scored_together(translated)
     scores = score(parts)
     words = pool_words(parts, [tokenizer_for(part.target) for part in parts])
+    is_defined = any(
+        len(line.split()) >= _BLEU_WORDS for references in words[1] for line in references
+    )
     # Resampled words that were cut before; the score itself is the one of every other table.
     sampled = BLEU(tokenize="none", force=True).corpus_score(*words, n_bootstrap=_RESAMPLINGS)
     return ScoreRow(
         run=run,
         direction=name,
         lines=scores.lines,
-        bleu=scores.bleu,
+        bleu=scores.bleu if is_defined else None,
         half_width=float(getattr(sampled, "_ci", 0.0)),
         chrf_pp=scores.chrf_pp,
         exact=scores.exact,
@@ -85,18 +89,19 @@ def _row(run: str, name: str, translated: Sequence[Translated]) -> ScoreRow:
 
 def score_figure(rows: Sequence[ScoreRow]) -> list[Figure]:
     """BLEU by direction with intervals, run beside run."""
-    if not rows:
+    known = [(row, row.bleu) for row in rows if row.bleu is not None]
+    if not known:
         return []
-    runs = list(dict.fromkeys(row.run for row in rows))
+    runs = list(dict.fromkeys(row.run for row, _ in known))
     values = [
         {
             "run": row.run,
             "direction": row.direction,
-            "BLEU": round(row.bleu, 2),
-            "low": round(row.bleu - row.half_width, 2),
-            "high": round(row.bleu + row.half_width, 2),
+            "BLEU": round(bleu, 2),
+            "low": round(bleu - row.half_width, 2),
+            "high": round(bleu + row.half_width, 2),
         }
-        for row in rows
+        for row, bleu in known
     ]
     shared: Spec = {
         "y": {"field": "direction", "type": "nominal", "sort": None, "title": None},
@@ -108,18 +113,18 @@ def score_figure(rows: Sequence[ScoreRow]) -> list[Figure]:
         shared["yOffset"] = {"field": "run", "sort": None}
         shared["color"]["legend"] = {"title": None, "columns": 1}
         height = {"step": 9, "for": "offset"}
-    bleu = {"type": "quantitative", "title": "BLEU", "scale": {"zero": True}}
+    axis = {"type": "quantitative", "title": "BLEU", "scale": {"zero": True}}
     layers = [
         {
             "mark": {"type": "rule", "strokeWidth": 2},
-            "encoding": {**shared, "x": {"field": "low", **bleu}, "x2": {"field": "high"}},
+            "encoding": {**shared, "x": {"field": "low", **axis}, "x2": {"field": "high"}},
         },
         {
             "mark": {"type": "point", "filled": True, "size": 45},
-            "encoding": {**shared, "x": {"field": "BLEU", **bleu}},
+            "encoding": {**shared, "x": {"field": "BLEU", **axis}},
         },
     ]
-    spoken = ", ".join(f"{row.run} {row.direction} {row.bleu:.1f}" for row in rows)
+    spoken = ", ".join(f"{row.run} {row.direction} {bleu:.1f}" for row, bleu in known)
     return [
         Figure(
             key="scores",

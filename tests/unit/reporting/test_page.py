@@ -160,6 +160,17 @@ def test_everybody_can_read_the_page(whole):
     check_accessible(Page(whole))
 
 
+def test_bleu_says_nothing_where_every_reference_is_shorter_than_what_it_counts(tmp_path):
+    run = write_run(tmp_path / "model")
+    scored = write_evaluation(tmp_path / "evaluation")
+    for language in "en", "de":
+        raw = scored / "corpus" / "raw" / f"test.en-de.{language}"
+        raw.write_text("".join(f"{line.split()[0]}\n" for line in raw.read_text().splitlines()))
+    page = Page(render(read_runs([run], [scored])))
+    assert "–: no reference has four words" in page.text
+    assert not [a for a in page.all("div") if a.get("data-figure") == "scores-scores"]
+
+
 def test_directions_are_kept_of_the_last_fifth_alone(tmp_path):
     folder = write_run(tmp_path / "model", updates=120)  # 12 records
     (run,) = read_runs([folder], [])
