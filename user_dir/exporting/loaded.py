@@ -83,7 +83,7 @@ def load(args: Namespace) -> Loaded:
         (model, *_), task = load_models(setup.decoding)
     except UserError as error:  # the messages of a translation
         raise UserError(str(error).replace("--path", "CHECKPOINT")) from None
-    _check_kind(model)
+    check_kind(model)
     # What is written is read without a gradient.
     model.requires_grad_(False).eval()
     directions = setup.directions
@@ -113,7 +113,12 @@ def _as_for_translation(args: Namespace) -> Namespace:
     return Namespace(**{**vars(usual), **vars(args)})
 
 
-def _check_kind(model: Any) -> None:
+def check_kind(model: Any) -> None:
+    """Refuse a model that is no Transformer of fairseq's or ours.
+
+    Raises:
+        UserError: names its class.
+    """
     of_model = type(model).__name__, type(model.encoder).__name__, type(model.decoder).__name__
     known = {"ScomoeEncoder", "TransformerEncoder", "TransformerEncoderBase"}
     if of_model[1] not in known or of_model[2].replace("Decoder", "Encoder") not in known:

@@ -30,8 +30,6 @@ class Engine:
     """
 
     def __init__(self, decoding: Decoding, *, device_index: int = 0):
-        for name in ("fairseq", "user_dir"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         self.device = _device(decoding, device_index)
         self.models, self.task = load_models(decoding)
         if decoding.spread_experts:
@@ -143,6 +141,8 @@ def load_models(decoding: Decoding) -> tuple[list, Any]:
     Raises:
         UserError: the checkpoints do not fit their options, their dictionaries or each other.
     """
+    for name in "fairseq", "user_dir":
+        logging.getLogger(name).setLevel(logging.WARNING)
     paths = ":".join(decoding.paths)
     models: list = []
     task = None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.exporting import PRE_NORM, loaded_model
+from tests.support.exporting import PRE_NORM, STOCK, loaded_model
 from tests.support.models import CROSS_AND_SELF, DICTIONARY, LENGTHS, SMALL, make_batch
 from user_dir.errors import UserError
 
@@ -15,6 +15,11 @@ POST_NORM = dict.fromkeys(PRE_NORM, False)
 DENSE = {**SMALL, **POST_NORM, "moe_freq": 0, "share_all_embeddings": False}
 SHARED = {"share_all_embeddings": True}
 LEARNED = {"encoder_learned_pos": True, "decoder_learned_pos": True}
+CONVOLUTIONS = {
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), "[(16, 3)]"),
+    **dict.fromkeys(("encoder_embed_dim", "decoder_embed_dim", "decoder_out_embed_dim"), 16),
+    **dict.fromkeys(("max_source_positions", "max_target_positions"), 64),
+}
 
 
 def pieces(row: torch.Tensor) -> list[str]:
@@ -27,6 +32,7 @@ def pieces(row: torch.Tensor) -> list[str]:
     "options",
     [
         {**PRE_NORM, **SHARED},
+        {**STOCK, **SHARED},
         {"share_decoder_input_output_embed": True},
         {**PRE_NORM, "encoder_layers": 3, "activation_fn": "gelu"},
         {**LEARNED, "activation_fn": "gelu_accurate", "encoder_ffn_embed_dim": 40},
@@ -72,3 +78,8 @@ def test_what_it_would_compute_otherwise_is_refused_by_name(options, flag, tmp_p
     with pytest.raises(UserError, match="cannot be exported: CTranslate2") as error:
         write_ctranslate2(loaded, tmp_path)
     assert flag in str(error.value)
+
+
+def test_a_model_of_another_kind_is_refused() -> None:
+    with pytest.raises(UserError, match=r"\(FConvModel\) is not that of fairseq's transformer"):
+        loaded_model(arch="fconv", **CONVOLUTIONS)

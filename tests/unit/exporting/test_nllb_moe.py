@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.commands import ROOT
-from tests.support.exporting import FITTING, PRE_NORM, loaded_model
+from tests.support.exporting import FITTING, PRE_NORM, STOCK, loaded_model
 from tests.support.models import DICTIONARY, LENGTHS, SEQ, SMALL, WIDE, make_batch
 from user_dir.errors import UserError
 
@@ -29,6 +29,7 @@ def logits_of_ours(loaded, batch) -> torch.Tensor:
         {},
         {"moe_freq": 1, "moe_expert_ffn_dim": 40},
         {"moe_freq": 0},
+        STOCK,
         {"encoder_layers": 4, "encoder_moe_freq": 4, "decoder_moe_freq": 1},
         {"decoder_moe_freq": 0, "encoder_ffn_embed_dim": 40, "decoder_ffn_embed_dim": 24},
         {"moe_expert_count": 2, "no_scale_embedding": True},
