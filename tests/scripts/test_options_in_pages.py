@@ -14,7 +14,7 @@ from tests.support.shell.running import IMPORTED, Shell, open_shell
 # What scripts look at before they start anything.
 _LISTS = ("corpora/numbers/bin", "corpora/gnome/bin")
 _FOLDERS = ("corpora/opus-100/bin", "corpora/small/bin", "corpora/wmt-en-fr/bin", "evaluation")
-_COPIED = ("numbers/raw/train.en-de.en", "numbers/raw/train.en-de.de")
+_COPIED = ("numbers/raw/train.en-fr.en", "numbers/raw/train.en-fr.fr")
 _CHECKPOINTS = ("opus-100-large", "opus-100-base", "wmt-en-fr-large", "small")
 
 
