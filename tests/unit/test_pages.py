@@ -35,7 +35,8 @@ def known_flags() -> frozenset[str]:
 def flags_of(text: str) -> set[str]:
     """Those in code within a line; blocks of commands are run (tests/scripts/test_pages_run.py)."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    return {flag for code in re.findall(r"`([^`]+)`", text) for flag in FLAG.findall(code)}
+    codes = [code for code in re.findall(r"`([^`]+)`", text) if not code.startswith("chromium ")]
+    return {flag for code in codes for flag in FLAG.findall(code)}
 
 
 def columns(page: str) -> list[tuple[str, str]]:
