@@ -25,6 +25,10 @@ _INSTALLS = "installs: tests/scripts/test_install.py"
 EXCUSED = {
     ("README.md", "make quickstart"): "tests/scripts/test_quickstart.py",
     ("CONTRIBUTING.md", "make install"): _INSTALLS,
+    (
+        "benchmarks/README.md",
+        "python -m benchmarks.methods_picture",
+    ): "tests/unit/test_methods_picture.py",
     ("benchmarks/README.md", "make bench"): "tests/unit/test_benchmarks.py",
     ("docs/corpora.md", "preprocess_scripts/prepare_multi30k.sh"): _NETWORK.format("multi30k"),
     ("docs/debian.md", "preprocess_scripts/prepare_debian.sh"): _NETWORK.format("debian"),
