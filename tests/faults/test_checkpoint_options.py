@@ -120,7 +120,7 @@ def test_fairseq_hydra_train_refuses_code_in_an_option(hostile, mark, tmp_path):
 def test_training_refuses_code_in_an_option(hostile, mark, tmp_path):
     command = [sys.executable, "-m", "user_dir.cli.train", *DATA, "--arch", "scomoe_tiny", "--cpu"]
     command += ["--max-tokens", "200", "--save-dir", tmp_path, "--restore-file", hostile]
-    command += ["--optimizer", "moe_adam"]
+    command += ["--optimizer", "moe_adam", "--lr", "3e-3", "--criterion", "moe_cross_entropy"]
     done = run(command, check=False)
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]

@@ -3,7 +3,8 @@
 import logging
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -135,19 +136,34 @@ class Engine:
         return Hypothesis(pieces, pieces, float(found["score"]) / math.log(2))
 
 
+@contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Meanwhile fairseq and this package do not tell what they load; a program may log later."""
+    loggers = [logging.getLogger(name) for name in ("fairseq", "user_dir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def load_models(decoding: Decoding) -> tuple[list, Any]:
     """The models of an ensemble, in float32 on the CPU, and their task.
 
     Raises:
         UserError: the checkpoints do not fit their options, their dictionaries or each other.
     """
-    for name in "fairseq", "user_dir":
-        logging.getLogger(name).setLevel(logging.WARNING)
     paths = ":".join(decoding.paths)
     models: list = []
     task = None
     try:
-        with name_without(":", decoding.data) as data:  # which fairseq would split there
+        with (
+            _only_warnings(),
+            name_without(":", decoding.data) as data,
+        ):  # which fairseq would split there
             for path in decoding.paths:
                 state = fairseq_state(path, {**decoding.overrides, "data": data})
                 (model,), _, task = load_model_ensemble_and_task([path], task=task, state=state)

@@ -114,11 +114,11 @@ def test_before_training_the_first_ends_at_once(start, tmp_path: Path):
     for language in "en", "de":
         (tmp_path / f"dict.{language}.txt").touch()
     arguments = f"{tmp_path} --task scomoe_translation --arch scomoe_tiny --optimizer moe_adam"
+    arguments += " --lr 3e-3 --criterion moe_cross_entropy"  # a mistake would end it before torch
     script = f"import sys; from user_dir.cli import train; train.main({arguments.split()})"
     # Python says on standard error what it imports, of which torch takes seconds.
     run = start("-X", "importtime", "-c", script)
-    while "torch._C" not in run.process.stderr.readline():
-        pass
+    assert any("torch._C" in line for line in iter(run.process.stderr.readline, ""))
     run.press()
     status, _, errors = run.end()
     assert status == 130
