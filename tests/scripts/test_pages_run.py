@@ -41,6 +41,7 @@ EXCUSED = {
     ("docs/installation.md", "docker"): "tests/unit/test_containers.py",
     ("docs/installation.md", "apptainer"): "tests/unit/test_containers.py",
     ("docs/limits.md", "python -m benchmarks"): _HOURS,
+    ("docs/methods.md", "python -m benchmarks"): _HOURS,
     ("docs/opus-100.md", "preprocess_scripts/multilingual"): _NETWORK.format("opus100"),
     ("docs/opus-100.md", "preprocess_scripts/prepare_numbers"): _SCRIPTS,
     ("docs/opus-100.md", "train_scripts"): _CLUSTER,
