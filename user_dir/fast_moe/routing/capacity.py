@@ -64,16 +64,12 @@ class CapacityRule:
             return slots
         if all_may_stay:
             return None
-        return self.slots_to_stay(largest, num_experts, on_cpu=on_cpu)
-
-    def slots_to_stay(self, num_tokens: int, num_experts: int, *, on_cpu: bool) -> int | None:
-        """Slots for tokens that stay on their rank, where none is dropped; None: as many as it
-        takes."""
-        # A slot for every token wastes nothing where a token goes to all the rank's experts; with
-        # more experts exact counts are cheaper, on a GPU with more than twice as many: one batched
-        # product is faster than a grouped one (reasoned, not measured).
+        # What stays on its rank is never dropped: a slot for every token wastes nothing where
+        # a token goes to all the rank's experts; with more experts exact counts are cheaper, on a
+        # GPU with more than twice as many: one batched product is faster than a grouped one
+        # (reasoned, not measured).
         waste = 1 if on_cpu else 2
-        return max(1, num_tokens) if num_experts <= waste * self.top_k else None
+        return max(1, largest) if num_experts <= waste * self.top_k else None
 
     def share(self, num_experts: int) -> Fraction:
         """Of a rank's tokens, what each of the experts in reach takes where they choose."""
