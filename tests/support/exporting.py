@@ -21,6 +21,8 @@ def loaded_model(**options) -> Loaded:
         target=DICTIONARY,
         segmentation=None,
         longest=200,
+        beam=5,
+        length_penalty=1.0,
         tokens={},
         direction=None,
     )

@@ -13,7 +13,7 @@ from ctranslate2.specs.common_spec import Activation
 from fairseq.data import Dictionary
 
 from user_dir.exporting.loaded import Loaded
-from user_dir.exporting.refusal import refuse, refuse_tensor
+from user_dir.exporting.refusal import refuse, refuse_other_decoders, refuse_tensor
 from user_dir.text.subwords import Subwords
 
 _ACTIVATIONS = {
@@ -77,21 +77,7 @@ def check_fits(loaded: Loaded) -> None:
             f"--encoder-{name.replace('_', '-')} of another value than the decoder's",
             "CTranslate2 has one for both",
         )
-    refuse(
-        cfg.no_token_positional_embeddings,
-        "--no-token-positional-embeddings",
-        "CTranslate2 always adds positions",
-    )
-    refuse(
-        cfg.no_decoder_final_norm,
-        "--no-decoder-final-norm",
-        "CTranslate2 has a norm behind a decoder of such layers",
-    )
-    refuse(
-        cfg.no_cross_attention or cfg.cross_self_attention,
-        "--no-cross-attention" if cfg.no_cross_attention else "--cross-self-attention",
-        "CTranslate2's decoder layers attend to themselves and then to the encoder",
-    )
+    refuse_other_decoders(cfg, program="CTranslate2")
     refuse(
         cfg.decoder.input_dim != cfg.decoder.embed_dim
         or cfg.decoder.output_dim != cfg.decoder.embed_dim,

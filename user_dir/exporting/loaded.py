@@ -37,6 +37,7 @@ class Loaded:
     Args:
         model: fairseq's `TransformerModel` or ours, in float32.
         longest: most tokens of a translation, the end of the sentence not counted.
+        beam, length_penalty: of the search of `scomoe-translate`.
         tokens: of every direction that a multilingual model was trained on.
         direction: the one that is asked for, or the only one; None: any.
     """
@@ -46,6 +47,8 @@ class Loaded:
     target: Dictionary
     segmentation: Segmentation | None
     longest: int
+    beam: int
+    length_penalty: float
     tokens: Mapping[Pair, LanguageTokens]
     direction: Pair | None
 
@@ -99,6 +102,8 @@ def load(args: Namespace) -> Loaded:
         target=task.target_dictionary,
         segmentation=setup.segmentation,
         longest=min(setup.decoding.max_len_b, model.max_decoder_positions() - 1),
+        beam=setup.decoding.beam,
+        length_penalty=setup.decoding.lenpen,
         tokens=tokens,
         direction=direction,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from fairseq.models.transformer import TransformerConfig
 
 from user_dir.exporting.loaded import Loaded
-from user_dir.exporting.refusal import refuse
+from user_dir.exporting.refusal import refuse, refuse_other_decoders
 from user_dir.fast_moe.build import MoeParts
 from user_dir.fast_moe.config import MoeConfig
 from user_dir.fast_moe.layout.reach import Reach
@@ -25,8 +25,6 @@ _ACTIVATIONS = {
     "tanh": "tanh",
     "linear": "linear",
 }
-# Beams and length penalty of scomoe-translate.
-_BEAMS, _LENGTH_PENALTY = 5, 1.0
 
 
 def check_fits(loaded: Loaded) -> None:
@@ -82,8 +80,8 @@ def generation(loaded: Loaded) -> dict[str, Any]:
     """The content of generation_config.json: the search of `scomoe-translate`."""
     options = {
         **_special_ids(loaded),
-        "num_beams": _BEAMS,
-        "length_penalty": _LENGTH_PENALTY,
+        "num_beams": loaded.beam,
+        "length_penalty": loaded.length_penalty,
         # A search ends as soon as it has as many finished translations as beams.
         "early_stopping": True,
         # The first token counts, and so does the end of the sentence.
@@ -149,25 +147,11 @@ def _check_layers(cfg: TransformerConfig) -> None:
             "NllbMoe has sinusoidal positions only",
         )
     refuse(
-        cfg.no_token_positional_embeddings,
-        "--no-token-positional-embeddings",
-        "NllbMoe always adds positions",
-    )
-    refuse(
         cfg.layernorm_embedding,
         "--layernorm-embedding",
         "NllbMoe has no norm behind its embeddings",
     )
-    refuse(
-        cfg.no_decoder_final_norm,
-        "--no-decoder-final-norm",
-        "NllbMoe has a norm behind its decoder",
-    )
-    refuse(
-        cfg.no_cross_attention or cfg.cross_self_attention,
-        "--no-cross-attention" if cfg.no_cross_attention else "--cross-self-attention",
-        "NllbMoe's decoder layers attend to themselves and then to the encoder",
-    )
+    refuse_other_decoders(cfg, program="NllbMoe")
     name = str(cfg.activation_fn)
     refuse(
         name not in _ACTIVATIONS,

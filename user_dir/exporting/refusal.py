@@ -2,6 +2,8 @@
 
 from typing import NoReturn
 
+from fairseq.models.transformer import TransformerConfig
+
 from user_dir.errors import UserError
 
 
@@ -13,6 +15,29 @@ def refuse(condition: object, flag: str, why: str) -> None:
     """
     if condition:
         raise UserError(f"{flag} cannot be exported: {why}")
+
+
+def refuse_other_decoders(cfg: TransformerConfig, *, program: str) -> None:
+    """Refuse a model without positions, or whose decoder has other parts than is usual.
+
+    Raises:
+        UserError: says which option is to blame.
+    """
+    refuse(
+        cfg.no_token_positional_embeddings,
+        "--no-token-positional-embeddings",
+        f"{program} always adds positions",
+    )
+    refuse(
+        cfg.no_decoder_final_norm,
+        "--no-decoder-final-norm",
+        f"{program} has a norm behind its decoder",
+    )
+    refuse(
+        cfg.no_cross_attention or cfg.cross_self_attention,
+        "--no-cross-attention" if cfg.no_cross_attention else "--cross-self-attention",
+        f"{program}'s decoder layers attend to themselves and then to the encoder",
+    )
 
 
 def refuse_tensor(name: str, *, program: str) -> NoReturn:
