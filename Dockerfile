@@ -11,7 +11,7 @@ ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 
 WORKDIR /opt/scomoe
 COPY . .
-RUN make install && rm -rf /root/.cache
+RUN make install && rm -rf ~/.cache
 
 ENV PATH=/opt/scomoe/.venv/bin:$PATH
 CMD ["scomoe-train", "--help"]

@@ -40,7 +40,7 @@ class Stage:
 
 
 class StageLog:
-    """Runs stages and keeps a marker of each finished one in the folder `out`/work/stages."""
+    """Runs stages and keeps a marker of each finished one in the folder `work/stages` of `out`."""
 
     def __init__(self, out: Path, *, overwrite: bool, tell: Callable[[str], None]) -> None:
         self.out, self.overwrite, self.tell = out, overwrite, tell
