@@ -25,10 +25,7 @@ RESULTS = Path(__file__).parent / "results" / "upcycling.json"
 SHORT, LONG = EXPERIMENTS["multi30k-short"], EXPERIMENTS["multi30k-long"]
 MIXTURE = ("--moe-freq", "2", "--moe-expert-count", "8")
 LAYOUT = ("--moe-nodes", "2", "--moe-ranks-per-node", "2")
-RUNS: dict[str, tuple[str, ...]] = {
-    "dense, then gshard": (),
-    "dense, then gshard with capacity factor 2": ("--capacity-factor", "2"),
-}
+RUN = "dense, then gshard"
 HEADER = ("run", "dense updates", "mixture updates", "seeds", "nll")
 Record = dict[str, Any]
 
@@ -49,7 +46,6 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, help="the prepared folder")
     parser.add_argument("--out", type=Path, default=Path("runs/upcycling"), help="of the runs")
-    parser.add_argument("--only", nargs="+", choices=tuple(RUNS), help="these runs (all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="seeds (1)")
     parser.add_argument("--updates", type=int, default=SHORT.updates, help="of each half (240)")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"the file ({RESULTS.name})")
@@ -62,11 +58,10 @@ def _train_all(args: argparse.Namespace) -> None:
     found = []
     for seed in args.seeds:
         dense = _dense(args.out / f"dense-seed{seed}", seed, args)
-        for name in args.only or RUNS:
-            folder = args.out / f"{name.replace(',', '').replace(' ', '-')}-seed{seed}"
-            if not (folder / "result.json").exists():
-                _train(folder, name, seed, dense, args)
-            found.append(json.loads((folder / "result.json").read_text()))
+        folder = args.out / f"upcycled-seed{seed}"
+        if not (folder / "result.json").exists():
+            _train(folder, seed, dense, args)
+        found.append(json.loads((folder / "result.json").read_text()))
     _write(args.results, found)
 
 
@@ -80,18 +75,18 @@ def _dense(folder: Path, seed: int, args: argparse.Namespace) -> Path:
     return checkpoint
 
 
-def _train(folder: Path, name: str, seed: int, dense: Path, args: argparse.Namespace) -> None:
+def _train(folder: Path, seed: int, dense: Path, args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     start = folder / "start.pt"
     start.unlink(missing_ok=True)
     options = ("--out", str(start), "--seed", str(seed), *MIXTURE, *LAYOUT)
     call(folder / "upcycle.log", "upcycle", str(dense), *options)
     arguments = train_arguments(folder, "gshard", seed, SHORT, args.updates, args)
-    arguments += ["--finetune-from-model", str(start), *RUNS[name]]
+    arguments += ["--finetune-from-model", str(start)]
     call(folder / "train.log", "train", *arguments)
     valid = records((folder / "train.log").read_text(), "valid")
     result = {
-        "run": name,
+        "run": RUN,
         "seed": seed,
         "updates": args.updates,
         "nll_half": valid[0]["valid_nll_loss"],
