@@ -32,6 +32,7 @@ NAMES = {
     "seq by node+cluster": "Seq by node + clusters by scores",
     "seq by node+cluster by token": "Seq by node + clusters of random tokens",
     "seq by node+cluster by similar token": "Seq by node + clusters of similar tokens",
+    "seq+cluster by threshold": "Seq, thresholds, + clusters by scores",
     "seq+cluster by similar token, threshold": "Seq, thresholds, + clusters of similar tokens",
     "cluster by similar token, global balance": "clusters of similar tokens, global balance",
     "seq+cluster by similar token": "Seq + clusters of similar tokens",

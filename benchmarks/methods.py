@@ -75,16 +75,13 @@ def _of_variant(variant: str) -> Method:
         return Method(**of, stack=variant)
     if given.get("--moe-freq") == "0":
         return Method(**of, stack=None, no_steps="sends nothing")
-    if "--moe-gating-dropout" in given:
-        why = f"{given['--moe-gating-dropout']} of the updates send nothing, the others as GShard"
-        return Method(**of, stack=None, why_none=why)
     if "--moe-cmr" in given:
         whose = "steps are those of a shared expert, which has the same network beside the mixture"
         return Method(**of, stack="shared expert", whose_steps=whose)
-    kind = next((k for k in KINDS if _divides_alike(given, _values_of(k))), None)
-    if kind is None or "--scomoe-partition" in given:
-        return Method(**of, stack=None, why_none="steps were taken of the usual ratios and quotas")
+    kind = next(k for k in KINDS if _divides_alike(given, _values_of(k)))
     stack = f"{kind}+cluster" if "--token-cluster" in given else kind
+    if given.get("--scomoe-partition") == "threshold":
+        stack += " by threshold"
     return Method(**of, stack=stack, whose_steps=f"steps are those of {_name(stack)}")
 
 

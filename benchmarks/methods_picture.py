@@ -23,6 +23,7 @@ from benchmarks.learning_picture import FAMILIES
 from benchmarks.learning_results import CONTROL, RESULTS, Summary, read_results, summarise
 from benchmarks.learning_variants import EXPERIMENTS
 from benchmarks.methods import Method, all_methods
+from benchmarks.network import control_of
 from benchmarks.scatter import Point, scatter
 from user_dir.reporting.figures import Figure
 from user_dir.text.scoring.tables import format_markdown
@@ -115,7 +116,7 @@ def step(method: Method, record: Record, schedule: str) -> Value | None:
     if times is None or not times[schedule]:
         return None
     seconds = statistics.median(times[schedule])
-    base = statistics.median(record["variants"][CONTROL]["serial"])
+    base = statistics.median(control_of(record, method.stack or "")["serial"])
     return Value(seconds / base, is_own=not method.whose_steps)
 
 

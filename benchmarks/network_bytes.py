@@ -11,7 +11,7 @@ import argparse
 
 import torch
 
-from benchmarks.network_stacks import EXPERTS_PER_RANK, STACKS, StepSize, build_stack, make_tokens
+from benchmarks.network_stacks import EXPERTS_PER_RANK, STACKS, StepSize, build_stack, passes_of
 from benchmarks.timing import parse_arguments, write_results
 from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
@@ -58,13 +58,15 @@ def count_bytes(name: str, num_nodes: int, size: StepSize) -> float:
     layout = Layout(num_nodes, RANKS_PER_NODE)
     topology = Topology(layout, num_experts=EXPERTS_PER_RANK * layout.num_ranks)
     stack, parts = build_stack(name, topology, size)
-    tokens = make_tokens(parts, size)
     generator = torch.Generator().manual_seed(0)
     num_sentences = layout.num_ranks * size.sentences
     x_SBD = torch.randn(size.length, num_sentences, size.dim, generator=generator)
-    with torch.no_grad():
-        _, reports = stack(x_SBD, tokens)
-    return sum(report.known.bytes_between for report in reports) / layout.num_ranks
+    sent = 0.0
+    for share, tokens in passes_of(stack, parts, size, x_SBD):
+        with torch.no_grad():
+            _, reports = stack(x_SBD, tokens)
+        sent += share * sum(report.known.bytes_between for report in reports)
+    return sent / layout.num_ranks
 
 
 def _cells(num_bytes: float, of_gshard: float) -> tuple[str, str]:

@@ -14,13 +14,14 @@ from benchmarks.network_stacks import (
     StepSize,
     build_stack,
     has_reaches,
-    make_tokens,
+    passes_of,
 )
 from benchmarks.two_nodes import COUNTER, NODES, NUM_RANKS, RANKS_PER_NODE, join_ranks
 from user_dir.fast_moe.exchange.all_to_all import Exchange
 from user_dir.fast_moe.layout.ranks import Layout
 from user_dir.fast_moe.layout.topology import Topology
 from user_dir.fast_moe.moe import EfficientMoeLayer
+from user_dir.fast_moe.tokens.ranked import RankedTokens
 
 
 def main() -> None:
@@ -85,30 +86,42 @@ class Step:
 
     def __init__(self, name: str, topology: Topology, size: StepSize) -> None:
         self.stack, parts = build_stack(name, topology, size)
-        self.tokens = make_tokens(parts, size)
         generator = torch.Generator().manual_seed(topology.process_index)
         self.x_SBD = torch.randn(size.length, size.sentences, size.dim, generator=generator)
+        self.passes = passes_of(self.stack, parts, size, self.x_SBD)
         self.bytes_between = 0.0
 
     def run(self, schedule: str) -> tuple[float, int]:
-        """Seconds of one step, and the bytes that left the nodes by their interfaces."""
+        """Seconds of one step, and the bytes that left the nodes by their interfaces.
+
+        Means over updates where these differ.
+        """
         for module in self.stack.modules():
             if isinstance(module, EfficientMoeLayer):
                 module.overlap = schedule == "overlap"
+        seconds, sent, self.bytes_between = 0.0, 0.0, 0.0
+        for share, tokens in self.passes:
+            of_pass = self._run_pass(tokens)
+            seconds += share * of_pass[0]
+            sent += share * of_pass[1]
+            self.bytes_between += share * of_pass[2]
+        return seconds, round(sent)
+
+    def _run_pass(self, tokens: RankedTokens) -> tuple[float, int, float]:
+        """Its seconds, the bytes of all nodes, and those of this rank's forward pass by metrics."""
         self.stack.zero_grad()
         dist.barrier()
         bytes_before = int(COUNTER.read_text())
         dist.barrier()
         start = time.perf_counter()
-        y_SBD, reports = self.stack(self.x_SBD.clone().requires_grad_(), self.tokens)
+        y_SBD, reports = self.stack(self.x_SBD.clone().requires_grad_(), tokens)
         y_SBD.square().mean().backward()
         dist.barrier()
         seconds = time.perf_counter() - start
-        self.bytes_between = sum(report.known.bytes_between for report in reports)
         first_of_node = dist.get_rank() % RANKS_PER_NODE == 0
         sent = torch.tensor((int(COUNTER.read_text()) - bytes_before) * first_of_node)
         dist.all_reduce(sent)
-        return seconds, int(sent)
+        return seconds, int(sent), sum(report.known.bytes_between for report in reports)
 
     def expected_bytes(self) -> float:
         """Of all nodes, by the metrics of the forward pass; the backward pass sends as much."""

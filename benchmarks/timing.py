@@ -164,10 +164,15 @@ def parse_arguments(
     return args
 
 
-def write_results(name: str, records: list[dict], args: argparse.Namespace) -> Path:
-    """Write the figures and what they were taken on as JSON; GPUs and tiny sizes apart."""
+def results_path(name: str, args: argparse.Namespace) -> Path:
+    """The file of a benchmark's figures; GPUs and tiny sizes have their own."""
     suffix = (".cuda" if args.device.type == "cuda" else "") + (".small" if args.small else "")
-    path = args.results / f"{name}{suffix}.json"
+    return args.results / f"{name}{suffix}.json"
+
+
+def write_results(name: str, records: list[dict], args: argparse.Namespace) -> Path:
+    """Write the figures and what they were taken on as JSON."""
+    path = results_path(name, args)
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "benchmark": name,

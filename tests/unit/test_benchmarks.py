@@ -5,6 +5,7 @@ import logging
 import sys
 import warnings
 from argparse import ArgumentParser
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -179,6 +180,39 @@ def test_the_network_table_takes_its_limit_from_bytes_and_waiting():
     assert seq["hidden"] == "50%"
 
 
+def test_variants_are_added_with_the_gshard_that_took_turns_with_them(monkeypatch):
+    def times(seconds):
+        of_both = {"serial": [seconds], "waiting": [seconds / 2], "overlap": []}
+        return of_both | {"bytes": 8, "formula": 8}
+
+    record = {
+        "mbit": 100,
+        "size": asdict(network.SMALL),
+        "variants": {"gshard": times(4.0), "seq": times(2.0)},
+    }
+    links, asked = [], []
+    monkeypatch.setattr(network, "shape", lambda names, mbit: links.append(mbit))
+
+    def run(names, size, *, repeat, stacks):
+        asked.append((size, repeat, stacks))
+        return {"gshard": times(6.0), "switch": times(2.0)}
+
+    monkeypatch.setattr(network, "_run", run)
+    (changed,) = network._measure_more(["a", "b"], [record], ["switch"], repeat=3)
+    assert links == [100] and asked == [(network.SMALL, 3, ["gshard", "switch"])]
+    assert list(changed["variants"]) == ["gshard", "switch", "seq"]  # the order of all stacks
+    speeds = {row[0]: row[6] for row in network.table_rows(changed)}
+    assert speeds == {"gshard": "1.00", "switch": "3.00", "seq": "2.00"}
+
+
+def test_nothing_can_be_added_to_what_was_not_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(network, "_refuse", lambda args: None)
+    call = ["network", "--only", "switch", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", call)
+    with pytest.raises(SystemExit, match=r"--only adds to .*network\.json"):
+        network.main()
+
+
 def test_bytes_between_more_nodes_are_counted(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["network_bytes", "--small", "--results", str(tmp_path)])
     network_bytes.main()
@@ -192,6 +226,7 @@ def test_bytes_between_more_nodes_are_counted(monkeypatch, tmp_path, capsys):
         assert counted["gshard"][str(nodes)] == (nodes - 1) * to_a_node
         limited = [counted[name][str(nodes)] for name in counted if name.startswith("one node")]
         assert 0 < limited[1] < limited[0]
+        assert counted["gating dropout"][str(nodes)] == pytest.approx(0.8 * (nodes - 1) * to_a_node)
 
 
 @pytest.mark.parametrize(("option", "named"), [("--device=cuda", "--device"), ("--full", "--full")])

@@ -81,7 +81,8 @@ def test_figures_are_the_methods_own_or_say_whose(folder, monkeypatch, capsys):
     assert rows["z-loss"]["step at 67% exchange"] == "(1.00)"
     assert rows["dense"]["step at 80% exchange"] == "sends nothing"
     assert rows["gating dropout"]["step at 80% exchange"] == "not measured"
-    assert rows["gating dropout"]["remarks"].startswith("0.2 of the updates send nothing")
+    thresholds = rows["Seq, thresholds, + clusters of similar tokens"]
+    assert thresholds["remarks"] == "steps are those of Seq, thresholds, + clusters by scores"
     assert rows["Seq in every layer"]["bits, numbers"] == "no such model"
 
 
