@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.learning_variants import ALL, EXPERIMENTS, VARIANTS, Experiment
+from benchmarks.learning_variants import ALL, EXPERIMENTS, PROGRAMS, VARIANTS, Experiment
 from user_dir.text.scoring.tables import format_markdown
 from user_dir.text.scoring.train_log import read_train_log, records
 
@@ -76,7 +76,8 @@ def _run(run: Path, name: str, seed: int, experiment: Experiment, args: argparse
     run.mkdir(parents=True)
     call(
         run / "train.log",
-        *("train", "--processes", str(args.processes)),
+        PROGRAMS.get(name, "user_dir.cli.train"),
+        *("--processes", str(args.processes)),
         *train_arguments(run, name, seed, experiment, updates, args),
     )
     scores = {}
@@ -84,7 +85,9 @@ def _run(run: Path, name: str, seed: int, experiment: Experiment, args: argparse
         (checkpoint,) = run.glob(f"checkpoint_*_{at}.pt")
         arguments = ("--path", checkpoint, "--corpus", args.data, "--output", run / label)
         processes = ("--processes", str(args.processes))
-        call(run / f"evaluate-{label}.log", "evaluate", *map(str, arguments), *processes)
+        call(
+            run / f"evaluate-{label}.log", "user_dir.cli.evaluate", *map(str, arguments), *processes
+        )
         scores |= _scores(run / label, label)
     _write_result(run, name, seed, scores)
     for checkpoint in run.glob("checkpoint*.pt"):
@@ -125,9 +128,9 @@ def train_arguments(
 
 
 def call(log: Path, module: str, *arguments: str) -> None:
-    """Run one of our commands from the repository into a log; end the program if it fails."""
+    """Run one of our programs from the repository into a log; end this one if it fails."""
     print(f"{log.parent.name}: {module}", flush=True)
-    command = [sys.executable, "-m", f"user_dir.cli.{module}", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     with log.open("w") as file:
         done = subprocess.run(
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=_environment()

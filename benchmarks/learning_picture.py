@@ -23,6 +23,7 @@ NAMES = {
     "seq+cluster": "Seq + clusters by scores (the paper's)",
     "feat+cluster": "Feat + clusters by scores (the paper's)",
     "cluster by token": "clusters of random tokens",
+    "cluster by token, changing": "clusters of random tokens, others in every update",
     "cluster by similar token": "clusters of similar tokens",
     "cluster by kmeans": "clusters by k-means",
     "gshard, global balance": "GShard, global balance",

@@ -57,7 +57,10 @@ CONTROLS = {
     "gshard+cluster": SCORES,
     "seq, reordered": (*SEQ, "--reorder-layers"),
     "seq/2+cluster": (*HALF_SEQ, *SCORES),
+    "cluster by token, changing": TOKEN,
 }
+# What trains a variant that no option makes, instead of scomoe-train.
+PROGRAMS = {"cluster by token, changing": "benchmarks.changing_tables"}
 HALF_WIDTH = "D/2"  # of the model that is trained
 # What others do about the network or train mixtures with, one thing changed against gshard; by
 # --only. A bias goes with the second best expert, without noise.

@@ -71,7 +71,7 @@ def _dense(folder: Path, seed: int, args: argparse.Namespace) -> Path:
     if not checkpoint.exists():
         folder.mkdir(parents=True, exist_ok=True)
         arguments = train_arguments(folder, "dense", seed, SHORT, args.updates, args)
-        call(folder / "train.log", "train", *arguments)
+        call(folder / "train.log", "user_dir.cli.train", *arguments)
     return checkpoint
 
 
@@ -80,10 +80,10 @@ def _train(folder: Path, seed: int, dense: Path, args: argparse.Namespace) -> No
     start = folder / "start.pt"
     start.unlink(missing_ok=True)
     options = ("--out", str(start), "--seed", str(seed), *MIXTURE, *LAYOUT)
-    call(folder / "upcycle.log", "upcycle", str(dense), *options)
+    call(folder / "upcycle.log", "user_dir.cli.upcycle", str(dense), *options)
     arguments = train_arguments(folder, "gshard", seed, SHORT, args.updates, args)
     arguments += ["--finetune-from-model", str(start)]
-    call(folder / "train.log", "train", *arguments)
+    call(folder / "train.log", "user_dir.cli.train", *arguments)
     valid = records((folder / "train.log").read_text(), "valid")
     result = {
         "run": RUN,
