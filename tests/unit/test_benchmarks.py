@@ -2,6 +2,7 @@
 
 import json
 import logging
+import statistics
 import sys
 import warnings
 from argparse import ArgumentParser
@@ -260,9 +261,10 @@ def test_plans_are_near_the_recorded_steps():
     }
     found = {(one["mbit"], one["exchange"], one["schedule"]) for one in records}
     assert len(found & {(m, *w) for m, _, _ in found for w in wanted}) == 2 * len(wanted)
-    for one, row in zip(records, planning.time_rows(records), strict=True):
+    for one in records:
         if one["exchange"].removesuffix("+cluster") in ("gshard", "seq", "feat"):
-            assert 0.85 <= float(row[-1]) <= 1.15, (one["mbit"], row)
+            ratio = one["planned"] / statistics.median(one["measured"])
+            assert 0.85 < ratio < 1.15, (one["mbit"], one["exchange"], one["schedule"], ratio)
 
 
 def run_limits(monkeypatch, folder, *options):
