@@ -101,10 +101,10 @@ class Step:
                 module.overlap = schedule == "overlap"
         seconds, sent, self.bytes_between = 0.0, 0.0, 0.0
         for share, tokens in self.passes:
-            of_pass = self._run_pass(tokens)
-            seconds += share * of_pass[0]
-            sent += share * of_pass[1]
-            self.bytes_between += share * of_pass[2]
+            seconds_of_pass, sent_in_pass, bytes_between = self._run_pass(tokens)
+            seconds += share * seconds_of_pass
+            sent += share * sent_in_pass
+            self.bytes_between += share * bytes_between
         return seconds, round(sent)
 
     def _run_pass(self, tokens: RankedTokens) -> tuple[float, int, float]:

@@ -160,10 +160,8 @@ def load_models(decoding: Decoding) -> tuple[list, Any]:
     models: list = []
     task = None
     try:
-        with (
-            _only_warnings(),
-            name_without(":", decoding.data) as data,
-        ):  # which fairseq would split there
+        # fairseq would split the name of a folder at its colons.
+        with _only_warnings(), name_without(":", decoding.data) as data:
             for path in decoding.paths:
                 state = fairseq_state(path, {**decoding.overrides, "data": data})
                 (model,), _, task = load_model_ensemble_and_task([path], task=task, state=state)
