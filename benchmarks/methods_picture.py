@@ -112,11 +112,11 @@ def bytes_counted(method: Method, counted: dict[str, dict[str, float]], nodes: s
 
 def step(method: Method, record: Record, schedule: str) -> Value | None:
     """Seconds of a step, of GShard's; None: not measured, or nothing can overlap."""
-    times = record["variants"].get(method.stack or "")
-    if times is None or not times[schedule]:
+    stack = method.stack
+    if stack not in record["variants"] or not record["variants"][stack][schedule]:
         return None
-    seconds = statistics.median(times[schedule])
-    base = statistics.median(control_of(record, method.stack or "")["serial"])
+    seconds = statistics.median(record["variants"][stack][schedule])
+    base = statistics.median(control_of(record, stack)["serial"])
     return Value(seconds / base, is_own=not method.whose_steps)
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from benchmarks.network_bytes import print_counts
 from benchmarks.network_stacks import STACKS, StepSize
-from benchmarks.timing import parse_arguments, results_path, write_results
+from benchmarks.timing import hardware, parse_arguments, results_path, write_results
 from benchmarks.two_nodes import NODES, read_ranks, shape, start_ranks, two_nodes
 from user_dir.text.scoring.tables import format_markdown
 
@@ -85,7 +85,15 @@ def _read_recorded(args: argparse.Namespace) -> list[dict]:
     path = results_path("network", args)
     if not path.exists():
         sys.exit(f"--only adds to {path}, which is not there; leave it out for the first time")
-    return json.loads(path.read_text())["records"]
+    recorded = json.loads(path.read_text())
+    here = hardware(args.device)
+    for what in "cpu", "torch":
+        if recorded["hardware"][what] != here[what]:
+            sys.exit(
+                f"--only adds to {path}, which was measured with {recorded['hardware'][what]}, and "
+                f"here is {here[what]}; measure everything, or name another folder with --results"
+            )
+    return recorded["records"]
 
 
 def _refuse(args: argparse.Namespace) -> None:

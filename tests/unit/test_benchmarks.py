@@ -212,6 +212,11 @@ def test_nothing_can_be_added_to_what_was_not_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", call)
     with pytest.raises(SystemExit, match=r"--only adds to .*network\.json"):
         network.main()
+    elsewhere = {"hardware": {"cpu": "another"}, "records": []}
+    (tmp_path / "network.json").write_text(json.dumps(elsewhere))
+    with pytest.raises(SystemExit, match="measured with another"):
+        network.main()
+    assert json.loads((tmp_path / "network.json").read_text()) == elsewhere
 
 
 def test_bytes_between_more_nodes_are_counted(monkeypatch, tmp_path, capsys):
